@@ -28,7 +28,7 @@ cluster COMMAND:
 codegen *ARGS:
     cargo xtask codegen {{ARGS}}
 
-# Measure and update the documentation: detect, tick or fuzz.
+# Measure and update the documentation: detect, tick, fuzz, scale and others.
 bench *ARGS:
     cargo xtask bench {{ARGS}}
 

@@ -30,6 +30,7 @@ use crate::rules;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::override_requires_reason())]
+#[x_kube(validation = rules::only_override_adopts_analysis())]
 pub struct RolloutCommandSpec {
     /// Rollout to act on, in the same namespace.
     pub rollout_ref: RolloutRef,
@@ -39,6 +40,10 @@ pub struct RolloutCommandSpec {
     /// state. If unset, the command is executed in any state that allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preconditions: Option<Preconditions>,
+    /// If true, `override` applies the edited `spec.analysis` of the Rollout to the release in
+    /// progress instead of lifting a freeze. Permitted for `override` only. Defaults to false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopt_analysis: bool,
     /// Reason of the request, for the record. Required for `override`. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
@@ -73,13 +78,16 @@ pub enum CommandVerb {
     Retry,
     /// Stops the rollout from advancing until `resume`.
     Pause,
-    /// Reverts `pause`.
+    /// Reverts `pause` and `giveBack`.
     Resume,
     /// Skips the current step, whatever it waits for.
     SkipStep,
     /// Lets the current revision continue although the service's error budget is exhausted.
     /// Requires a reason and does not override evidence against the release.
     Override,
+    /// Gives the pods to a Deployment without a restart. The Deployment is created if it does not
+    /// exist.
+    GiveBack,
 }
 
 impl From<CommandVerb> for Verb {
@@ -93,6 +101,7 @@ impl From<CommandVerb> for Verb {
             CommandVerb::Resume => Self::Resume,
             CommandVerb::SkipStep => Self::SkipStep,
             CommandVerb::Override => Self::Override,
+            CommandVerb::GiveBack => Self::GiveBack,
         }
     }
 }

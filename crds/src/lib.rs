@@ -18,12 +18,15 @@ mod crd;
 pub mod literals;
 pub mod names;
 pub mod plan;
+mod pod_spec;
 pub mod rollout;
 mod rules;
 pub mod status;
 pub mod strategy;
+pub mod workload;
 
 pub use command::{RolloutCommand, RolloutCommandSpec, RolloutCommandStatus};
 pub use crd::crds;
+pub use pod_spec::PodSpecText;
 pub use rollout::{Rollout, RolloutSpec};
 pub use status::RolloutStatus;

@@ -11,6 +11,12 @@ pub const REVISION_LABEL: &str = "serin.dev/revision";
 /// Annotation of a ReplicaSet with the hash of the user's template, which avoids another request to
 /// the API server.
 pub const TEMPLATE_HASH_ANNOTATION: &str = "serin.dev/template-hash";
+/// Annotation of a ReplicaSet that was taken over, with the name of its Deployment.
+pub const DEPLOYMENT_ANNOTATION: &str = "serin.dev/deployment";
+/// Label of the pods of one ReplicaSet, as Deployments set it. The ReplicaSets of a Rollout have it,
+/// too, so that a Deployment can take them over without a change of their selectors, which are
+/// immutable.
+pub const POD_TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 /// Finalizer that delays the deletion of a Rollout until its routes are restored.
 pub const FINALIZER: &str = "serin.dev/routes";
 /// Field manager of all writes of the controller.

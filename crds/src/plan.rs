@@ -10,17 +10,19 @@ mod selector;
 mod steps;
 mod template_size;
 mod values;
+mod workload;
 
 use std::time::Duration;
 
 use serde_json::Value;
-use serin_core::plan::{Exposure, Plan, Routing, Strategy, Workload};
+use serin_core::plan::{Exposure, Plan, Routing, Strategy};
 use sha2::{Digest, Sha256};
 
 pub use problem::{FieldError, FieldErrors};
 pub use template_size::check_template_size;
 
 use crate::rollout::RolloutSpec;
+use crate::workload::is_unset;
 use problem::Problems;
 use values::non_negative;
 
@@ -32,12 +34,15 @@ const MAX_NAME_LENGTH: usize = 63;
 
 impl RolloutSpec {
     /// The Services and routes that the spec names, for the Rollout called `name`. `None` if it has
-    /// no router, or if these fields are invalid. Cheap: nothing else of the spec is read.
+    /// neither a router nor Services, or if these fields are invalid. Cheap: nothing else of the
+    /// spec is read.
     pub fn routing(&self, name: &str) -> Option<Routing> {
         let mut problems = Problems::default();
         let exposure = canary::exposure(self, name, &mut problems);
         match problems.into_result(exposure) {
-            Ok(Exposure::Weighted(routing)) => Some(routing),
+            Ok(Exposure::Weighted(routing) | Exposure::ReplicaRatioServices(routing)) => {
+                Some(routing)
+            }
             Ok(Exposure::ReplicaRatio) | Err(_) => None,
         }
     }
@@ -93,8 +98,12 @@ impl RolloutSpec {
         let window = self.rollback_window.as_ref().map(|window| window.revisions);
         let rollback_window =
             non_negative("spec.rollbackWindow.revisions", window, 0, &mut problems);
-        template_size::check_size(&self.template, &mut problems);
-        selector::check_selector(self, &mut problems);
+        workload::check_workload(self, &mut problems);
+        // The template of a Deployment is checked once it has been read.
+        if self.workload_ref.is_none() || !is_unset(&self.template) {
+            template_size::check_size(&self.template, &mut problems);
+            selector::check_selector(self, &mut problems);
+        }
         let exposure = canary::exposure(self, name, &mut problems);
         let is_routed = matches!(exposure, Exposure::Weighted(_));
         let canary = canary::canary(self, is_routed, &mut problems);
@@ -104,7 +113,7 @@ impl RolloutSpec {
             revision_history_limit: usize::try_from(history).unwrap_or(usize::MAX),
             rollback_window: usize::try_from(rollback_window).unwrap_or(usize::MAX),
             paused: self.paused.unwrap_or(false),
-            workload: Workload::Owned,
+            workload: self.workload(),
             exposure,
             strategy: Strategy::Canary(canary),
         })

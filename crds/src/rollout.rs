@@ -8,9 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::AnalysisSpec;
+use crate::pod_spec::PodSpecText;
 use crate::rules;
 use crate::status::RolloutStatus;
 use crate::strategy::StrategySpec;
+use crate::workload::{AdoptSpec, OnDelete, WorkloadRef, is_unset};
 
 /// Maximum number of pods. More than a cluster can run.
 pub(crate) const MAX_REPLICAS: i32 = 1_000_000;
@@ -54,6 +56,8 @@ const REPLICAS: &str = "\
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::template_or_workload_ref())]
+#[x_kube(validation = rules::adopt_requires_template())]
 #[x_kube(validation = rules::template_matches_selector())]
 #[x_kube(validation = rules::deadline_exceeds_min_ready())]
 #[x_kube(validation = rules::analysis_step_requires_analysis())]
@@ -66,13 +70,31 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_REPLICAS), description = REPLICAS)]
     pub replicas: Option<i32>,
-    /// Label selector of the pods. The labels of the template must match it. Immutable.
+    /// Label selector of the pods. The labels of the template must match it. Immutable. If unset, it
+    /// is that of the Deployment in `workloadRef`.
+    #[serde(default, skip_serializing_if = "is_unset")]
     #[schemars(schema_with = "selector")]
     #[x_kube(validation = rules::selector_is_not_empty())]
     #[x_kube(validation = rules::selector_is_immutable())]
     pub selector: LabelSelector,
-    /// Pod template, as in a Deployment. Each change of it creates a new revision.
+    /// Pod template, as in a Deployment. Each change of it creates a new revision. If unset, it is
+    /// that of the Deployment in `workloadRef`.
+    #[serde(default, skip_serializing_if = "is_unset")]
     pub template: PodTemplate,
+    /// Deployment that has the pod template and the selector, instead of `template` and `selector`.
+    /// Each change of its template creates a new revision. Its pods are taken over. If unset, the
+    /// Rollout has its own template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_ref: Option<WorkloadRef>,
+    /// Deployment with the same selector whose pods are taken over without a restart. If the
+    /// templates differ, a release follows. If unset, or if the Deployment does not exist, the
+    /// Rollout creates all of its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<AdoptSpec>,
+    /// What becomes of the pods when the Rollout is deleted: GiveBack or Delete. Defaults to
+    /// GiveBack if they were taken over from a Deployment that still exists, otherwise to Delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_delete: Option<OnDelete>,
     /// Time in seconds for which a pod must be ready before it counts as available. Defaults to 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = MAX_SECONDS))]
@@ -114,7 +136,7 @@ pub struct RollbackWindow {
 
 /// Pod template. The API server validates it when the ReplicaSet is created. An error is reported
 /// in the status.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
     /// Labels and annotations of the pods. Defaults to none.
@@ -122,7 +144,10 @@ pub struct PodTemplate {
     pub metadata: Option<PodMetadata>,
     /// Pod spec, as in a Deployment.
     #[schemars(schema_with = "pod_spec")]
-    pub spec: serde_json::Value,
+    pub spec: PodSpecText,
+    /// Whether it was read from the Deployment of `workloadRef`. Not a field of the API.
+    #[serde(skip)]
+    pub is_of_deployment: bool,
 }
 
 /// Labels and annotations of the pods.

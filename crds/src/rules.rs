@@ -124,9 +124,44 @@ pub(crate) fn selector_is_not_empty() -> Rule {
 
 pub(crate) fn template_matches_selector() -> Rule {
     rule(
-        "!has(self.selector.matchLabels) || (has(self.template.metadata) && has(self.template.metadata.labels) \
+        "!has(self.selector) || !has(self.template) || !has(self.selector.matchLabels) || (has(self.template.metadata) && has(self.template.metadata.labels) \
          && self.selector.matchLabels.all(key, key in self.template.metadata.labels && self.template.metadata.labels[key] == self.selector.matchLabels[key]))",
         "spec.template.metadata.labels must contain every label of spec.selector.matchLabels with the same value: add the missing labels",
+    )
+}
+
+pub(crate) fn template_or_workload_ref() -> Rule {
+    rule(
+        "has(self.workloadRef) ? (!has(self.template) && !has(self.selector)) : (has(self.template) && has(self.selector))",
+        "the pods must be described exactly once: set spec.selector and spec.template, or spec.workloadRef",
+    )
+}
+
+pub(crate) fn adopt_requires_template() -> Rule {
+    rule(
+        "!has(self.adopt) || !has(self.workloadRef)",
+        "spec.workloadRef takes over its Deployment already: remove spec.adopt, or replace spec.workloadRef with spec.selector and spec.template",
+    )
+}
+
+pub(crate) fn workload_api_version() -> Rule {
+    rule(
+        "self == 'apps/v1'",
+        "use apps/v1, the API version of Deployments",
+    )
+}
+
+pub(crate) fn workload_kind() -> Rule {
+    rule(
+        "self == 'Deployment'",
+        "only a Deployment can be taken over: StatefulSets, DaemonSets and other kinds replace their pods in an order of their own. Use kind Deployment",
+    )
+}
+
+pub(crate) fn scale_down_requires_second_fleet() -> Rule {
+    rule(
+        "!has(self.scaleDown) || (has(self.takeover) && self.takeover == 'SecondFleet')",
+        "scaleDown is for a second fleet of pods, which a takeover in place does not create: remove scaleDown, or set takeover to SecondFleet",
     )
 }
 
@@ -174,8 +209,15 @@ pub(crate) fn steps_or_pace() -> Rule {
 
 pub(crate) fn fields_require_router() -> Rule {
     rule(
-        "has(self.trafficRouting) || !(has(self.stableService) || has(self.canaryService) || has(self.pace) || (has(self.dynamicStableScale) && self.dynamicStableScale))",
-        "stableService, canaryService, dynamicStableScale and pace require a router: add trafficRouting, or remove them",
+        "has(self.trafficRouting) || !(has(self.pace) || (has(self.dynamicStableScale) && self.dynamicStableScale))",
+        "dynamicStableScale and pace require a router: add trafficRouting, or remove them",
+    )
+}
+
+pub(crate) fn both_services_without_router() -> Rule {
+    rule(
+        "has(self.trafficRouting) || has(self.stableService) == has(self.canaryService)",
+        "without trafficRouting stableService and canaryService need each other: set both, or remove both",
     )
 }
 
@@ -259,7 +301,14 @@ pub(crate) fn variant_values_differ() -> Rule {
 pub(crate) fn override_requires_reason() -> Rule {
     rule(
         "self.verb != 'override' || (has(self.reason) && self.reason.matches('[^[:space:]]'))",
-        "spec.reason is required for override: state why the release must continue although the error budget is exhausted",
+        "spec.reason is required for override: state why the release must continue although the error budget is exhausted, or why its analysis must change",
+    )
+}
+
+pub(crate) fn only_override_adopts_analysis() -> Rule {
+    rule(
+        "self.verb == 'override' || !has(self.adoptAnalysis) || !self.adoptAnalysis",
+        "spec.adoptAnalysis is permitted for override only: remove it, or set spec.verb to override",
     )
 }
 

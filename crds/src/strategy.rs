@@ -21,18 +21,23 @@ pub struct StrategySpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::steps_or_pace())]
 #[x_kube(validation = rules::fields_require_router())]
+#[x_kube(validation = rules::both_services_without_router())]
 #[x_kube(validation = rules::steps_require_router())]
 #[x_kube(validation = rules::services_differ())]
 #[x_kube(validation = rules::pods_can_be_replaced())]
 pub struct CanarySpec {
-    /// Name of the Service that selects the stable pods. Requires `trafficRouting`. The Service is
-    /// created if it does not exist. Defaults to the name of the Rollout.
+    /// Name of the Service that selects the stable pods. The Service is created if it does not
+    /// exist. Without `trafficRouting` it is set together with `canaryService`, and gives a fixed
+    /// address to the stable pods: the replica counts still determine the weights. Defaults to the
+    /// name of the Rollout if there is `trafficRouting`, otherwise there is no such Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]
     pub stable_service: Option<String>,
-    /// Name of the Service that selects the canary pods. Requires `trafficRouting`. The Service is
-    /// created if it does not exist. Defaults to the name of the Rollout with the suffix `-canary`.
+    /// Name of the Service that selects the canary pods, and the stable pods while there is no
+    /// release. The Service is created if it does not exist. Without `trafficRouting` it is set
+    /// together with `stableService`. Defaults to the name of the Rollout with the suffix `-canary`
+    /// if there is `trafficRouting`, otherwise there is no such Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]

@@ -13,6 +13,8 @@ pub struct CommandRequest {
     pub verb: CommandVerb,
     /// Reason, stored with the command.
     pub reason: Option<String>,
+    /// Whether `override` applies the edited analysis instead of lifting a freeze.
+    pub adopt_analysis: bool,
     /// Required revision. `None` means the current one.
     pub revision: Option<String>,
     /// Required step index, from 0. `None` means the current step, if the verb depends on it.

@@ -6,14 +6,16 @@ use anstream::{AutoStream, ColorChoice};
 use jiff::Timestamp;
 use serin_crds::command::CommandVerb;
 
-use crate::cli::{Format, Invocation, StatusArgs, Task};
+use crate::cli::{Format, Invocation, RequestsTask, StatusArgs, Task};
 use crate::command::CommandRequest;
 use crate::connect::{Connection, connect};
 use crate::display::DisplayContext;
 use crate::exit::{CliError, Exit};
 use crate::request::execute;
 use crate::view::render;
-use crate::{evaluate, explain, list, replay, report, resources, simulate, watch};
+use crate::{
+    convert, evaluate, explain, lint, list, replay, report, requests, resources, simulate, watch,
+};
 
 /// Starts the runtime, connects to the API server if necessary, and runs the command.
 ///
@@ -40,6 +42,18 @@ pub fn start(invocation: &Invocation, color: ColorChoice) -> Result<Exit, CliErr
         )?;
         return Ok(Exit::Done);
     }
+    if let Task::Lint(args) = &invocation.task {
+        return lint::run(args, &mut AutoStream::new(io::stdout(), color));
+    }
+    if let Task::Requests {
+        task: RequestsTask::Convert(args),
+    } = &invocation.task
+    {
+        let mut out = AutoStream::new(io::stdout(), color);
+        let mut aside = AutoStream::new(io::stderr(), color);
+        requests::convert(args, io::stdin().lock(), &mut out, &mut aside)?;
+        return Ok(Exit::Done);
+    }
     // rustls panics at run time if no TLS provider or more than one is installed.
     if rustls::crypto::ring::default_provider()
         .install_default()
@@ -55,6 +69,16 @@ pub fn start(invocation: &Invocation, color: ColorChoice) -> Result<Exit, CliErr
         .build()
         .map_err(|error| CliError::new(Exit::Usage, format!("cannot start: {error}")))?;
     runtime.block_on(async {
+        if let Task::Convert(args) = &invocation.task {
+            let connection = if args.from_cluster.is_empty() {
+                None
+            } else {
+                Some(connect(&invocation.options).await?)
+            };
+            let mut out = AutoStream::new(io::stdout(), color);
+            let mut aside = AutoStream::new(io::stderr(), color);
+            return convert::run(args, connection.as_ref(), &mut out, &mut aside).await;
+        }
         if let Task::Replay(args) = &invocation.task {
             let mut out = AutoStream::new(io::stdout(), color);
             let connection = if args.file.is_some() {
@@ -123,14 +147,18 @@ fn command_request(task: &Task) -> Option<CommandRequest> {
         | Task::Explain(_)
         | Task::Simulate(_)
         | Task::Replay(_)
-        | Task::Evaluate(_) => None,
+        | Task::Evaluate(_)
+        | Task::Convert(_)
+        | Task::Lint(_)
+        | Task::Requests { .. } => None,
         Task::Promote(args) => Some(args.command_request()),
         Task::Abort(args) => Some(args.command_request(CommandVerb::Abort)),
         Task::Retry(args) => Some(args.command_request(CommandVerb::Retry)),
         Task::Pause(args) => Some(args.command_request(CommandVerb::Pause)),
         Task::Resume(args) => Some(args.command_request(CommandVerb::Resume)),
         Task::SkipStep(args) => Some(args.command_request(CommandVerb::SkipStep)),
-        Task::Override(args) => Some(args.command_request(CommandVerb::Override)),
+        Task::Override(args) => Some(args.command_request()),
+        Task::GiveBack(args) => Some(args.command_request(CommandVerb::GiveBack)),
     }
 }
 

@@ -17,7 +17,7 @@ use serin_fake_cluster::FakeCluster;
 use serin_kubectl::connect::Connection;
 use serin_kubectl::exit::{CliError, Exit};
 
-const EVERY_VERB: [&str; 9] = [
+const EVERY_VERB: [&str; 10] = [
     "create",
     "promote",
     "promoteFull",
@@ -27,6 +27,7 @@ const EVERY_VERB: [&str; 9] = [
     "resume",
     "skipStep",
     "override",
+    "giveBack",
 ];
 
 /// An in-memory cluster and a user.

@@ -30,9 +30,9 @@ async fn new_pods_count_from_their_first_scrape() {
     assert_contains(&text, "first request to the canary at 11:10:00 UTC");
     assert_contains(&text, "would have rolled back this release");
     let unwrapped = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Three scrapes in 33 s. The first counts, but is no evidence because the weight changes in it.
     assert!(
-        unwrapped.contains("60 of 300 requests failed")
-            || unwrapped.contains("30 of 150 requests failed"),
+        unwrapped.contains("33s after its first request, at 90 excess errors (90 of 450 requests"),
         "the first scrape counts: {text}"
     );
 }
@@ -92,10 +92,7 @@ async fn pod_ages_come_from_kube_state_metrics() {
             .as_f64()
             .unwrap()
     };
-    assert!(
-        rolled_back_after(true).await <= 30.0,
-        "its warm-up was over"
-    );
+    assert!(rolled_back_after(true).await < 60.0, "its warm-up was over");
     assert!(
         rolled_back_after(false).await > 60.0,
         "the pod counts as new"

@@ -11,6 +11,7 @@ use commands::bench::BenchCommand;
 use commands::cluster::ClusterCommand;
 use commands::demo::DemoArguments;
 use commands::lint::LintCommand;
+use commands::release::ReleaseArguments;
 use commands::soak::{SoakArguments, VerdictsArguments};
 use commands::test::TestArguments;
 
@@ -47,6 +48,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Build everything that users install: image, chart, manifest, plugin, checksums.
+    Release(ReleaseArguments),
     /// Check the wording of source files, pages and manifests.
     #[command(subcommand)]
     Lint(LintCommand),
@@ -66,6 +69,7 @@ async fn main() -> ExitCode {
         Command::Cluster(command) => commands::cluster::run(command).await,
         Command::Bench(command) => commands::bench::run(command).await,
         Command::Codegen { check } => commands::codegen::run(check),
+        Command::Release(arguments) => commands::release::run(arguments).await,
         Command::Lint(command) => commands::lint::run(&command),
     };
     match result {

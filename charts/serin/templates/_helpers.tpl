@@ -11,11 +11,17 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Name of cluster-scoped objects. It contains watchNamespace, so that releases for different
-namespaces do not conflict. */}}
+{{/* Name of cluster-scoped objects. It depends on the namespaces of the Rollouts, so that releases
+for different namespaces do not conflict. */}}
 {{- define "serin.clusterName" -}}
-{{- if .Values.watchNamespace -}}
-{{- printf "%s-%s" (include "serin.fullname" .) .Values.watchNamespace | trunc 60 | trimSuffix "-" -}}
+{{- if and .Values.watchNamespaces .Values.namespaceSelector -}}
+{{- fail "namespaceSelector: remove it, or remove watchNamespaces" -}}
+{{- end -}}
+{{- if eq (len .Values.watchNamespaces) 1 -}}
+{{- printf "%s-%s" (include "serin.fullname" .) (first .Values.watchNamespaces) | trunc 60 | trimSuffix "-" -}}
+{{- else if or .Values.watchNamespaces .Values.namespaceSelector -}}
+{{- $scope := list .Values.watchNamespaces .Values.namespaceSelector | toJson | sha256sum | trunc 8 -}}
+{{- printf "%s-%s" (include "serin.fullname" .) $scope -}}
 {{- else -}}
 {{- include "serin.fullname" . -}}
 {{- end -}}
@@ -37,12 +43,67 @@ it. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Limits an admission policy to the namespace of the Rollouts. */}}
+{{/* Limits an admission policy to the namespaces of the Rollouts. With namespaceSelector it applies
+to all: an object may be created before its namespace is selected. */}}
 {{- define "serin.policyNamespace" -}}
-{{- if .Values.watchNamespace -}}
+{{- if .Values.watchNamespaces -}}
 namespaceSelector:
-  matchLabels: {kubernetes.io/metadata.name: {{ .Values.watchNamespace | quote }}}
+  matchExpressions:
+    - {key: kubernetes.io/metadata.name, operator: In, values: {{ .Values.watchNamespaces | toJson }}}
 {{- end -}}
+{{- end -}}
+
+{{/* namespaceSelector in the syntax of kubectl get -l. Empty if it is not set. */}}
+{{- define "serin.namespaceSelector" -}}
+{{- $terms := list -}}
+{{- range $key, $value := .Values.namespaceSelector.matchLabels -}}
+{{- $terms = append $terms (printf "%s=%s" $key $value) -}}
+{{- end -}}
+{{- range .Values.namespaceSelector.matchExpressions -}}
+{{- if eq .operator "In" -}}
+{{- $terms = append $terms (printf "%s in (%s)" .key (join "," .values)) -}}
+{{- else if eq .operator "NotIn" -}}
+{{- $terms = append $terms (printf "%s notin (%s)" .key (join "," .values)) -}}
+{{- else if eq .operator "Exists" -}}
+{{- $terms = append $terms .key -}}
+{{- else -}}
+{{- $terms = append $terms (printf "!%s" .key) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $terms -}}
+{{- end -}}
+
+{{/* A CEL expression that is true in the namespaces of the Rollouts. Empty if these are all. */}}
+{{- define "serin.isSelectedNamespace" -}}
+{{- if .Values.watchNamespaces -}}
+request.namespace in {{ .Values.watchNamespaces | toJson | replace "\"" "'" }}
+{{- else if .Values.namespaceSelector -}}
+{{- $terms := list -}}
+{{- range $key, $value := .Values.namespaceSelector.matchLabels -}}
+{{- $terms = append $terms (printf "('%s' in variables.namespaceLabels && variables.namespaceLabels['%s'] == '%s')" $key $key $value) -}}
+{{- end -}}
+{{- range .Values.namespaceSelector.matchExpressions -}}
+{{- if eq .operator "Exists" -}}
+{{- $terms = append $terms (printf "'%s' in variables.namespaceLabels" .key) -}}
+{{- else if eq .operator "DoesNotExist" -}}
+{{- $terms = append $terms (printf "!('%s' in variables.namespaceLabels)" .key) -}}
+{{- else -}}
+{{- $is := printf "('%s' in variables.namespaceLabels && variables.namespaceLabels['%s'] in %s)" .key .key (.values | toJson | replace "\"" "'") -}}
+{{- $terms = append $terms (ternary $is (printf "!%s" $is) (eq .operator "In")) -}}
+{{- end -}}
+{{- end -}}
+{{- join " && " $terms -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Arguments for the namespaces of the Rollouts. */}}
+{{- define "serin.scopeArguments" -}}
+{{- with .Values.watchNamespaces }}
+- --watch-namespaces={{ join "," . }}
+{{- end }}
+{{- with include "serin.namespaceSelector" . }}
+- {{ printf "--namespace-selector=%s" . | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "serin.selectorLabels" -}}
@@ -81,6 +142,30 @@ helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
+{{/* Permissions of the uninstall Job in the namespaces of the Rollouts. */}}
+{{- define "serin.uninstallRules" -}}
+- apiGroups: [serin.dev]
+  resources: [rollouts]
+  verbs: [get, list, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, patch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, patch]
+{{- end -}}
+
+{{/* Arguments for the timing of the leader election. */}}
+{{- define "serin.leaseArguments" -}}
+- --lease-duration={{ .Values.leaseDuration }}
+{{- with .Values.leaseRenewDeadline }}
+- --lease-renew-deadline={{ . }}
+{{- end }}
+{{- with .Values.leaseRenewInterval }}
+- --lease-renew-interval={{ . }}
+{{- end }}
+{{- end -}}
+
 {{/* Permissions of the controller in the namespaces of the Rollouts. The tests of the controller
 compare them with the requests that it sends. */}}
 {{- define "serin.rules" -}}
@@ -103,12 +188,20 @@ compare them with the requests that it sends. */}}
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [get, list, watch, create, patch, delete]
+# Deployments whose pods a Rollout takes over or gives back.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+# An autoscaler of a Deployment delays its takeover.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch]
+  verbs: [list, watch, patch]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]

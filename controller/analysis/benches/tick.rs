@@ -4,11 +4,12 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serin_analysis::evidence::{Bets, Evidence, TickContext};
-use serin_analysis::{Counts, EvidenceConfig, Tick};
+use serin_analysis::{Counts, EvidenceConfig, PodCounts, PodId, Tick};
 
 const CONTEXT: TickContext = TickContext {
     warm_up_ends_ms: 0,
     weight_changed_at_ms: 0,
+    young_share: None,
 };
 
 fn tick(index: i64) -> Tick {
@@ -17,7 +18,21 @@ fn tick(index: i64) -> Tick {
         started_ms: index * 15_000,
         at_ms: (index + 1) * 15_000,
         counts: Counts::new(750.0, errors, 750.0, 1.0 - errors),
-        stable_pods: vec![],
+        ..Tick::default()
+    }
+}
+
+/// A tick of 24 stable pods and two of the canary.
+fn tick_of_pods(index: i64) -> Tick {
+    let pod = |number: i64| PodCounts {
+        pod: PodId::from_name(&number.to_string()),
+        requests: 31.0,
+        errors: if (index + number) % 37 == 0 { 1.0 } else { 0.0 },
+    };
+    Tick {
+        stable_pods: (0..24).map(pod).collect(),
+        canary_pods: (24..26).map(pod).collect(),
+        ..tick(index)
     }
 }
 
@@ -35,6 +50,17 @@ fn evaluate(criterion: &mut Criterion) {
                 evidence.ln_e_reversed(&bets),
                 evidence.ln_m_good(&bets, 5e-4),
             )
+        });
+    });
+    let mut evidence = Evidence::new(&bets, 0);
+    let ticks: Vec<_> = (0..4_096).map(tick_of_pods).collect();
+    let mut ticks = ticks.iter().cycle();
+    criterion.bench_function("evidence of pods", |bencher| {
+        bencher.iter(|| {
+            if let Some(tick) = ticks.next() {
+                evidence.add(&bets, black_box(tick), &CONTEXT);
+            }
+            (evidence.ln_e(&bets), evidence.ln_m_good(&bets, 5e-4))
         });
     });
     criterion.bench_function("bounds", |bencher| {

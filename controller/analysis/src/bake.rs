@@ -150,7 +150,7 @@ mod tests {
             started_ms: index * 15_000,
             at_ms: (index + 1) * 15_000,
             counts,
-            stable_pods: vec![],
+            ..Tick::default()
         }
     }
 
@@ -161,6 +161,7 @@ mod tests {
         let context = TickContext {
             warm_up_ends_ms: 0,
             weight_changed_at_ms: 0,
+            young_share: None,
         };
         evidence.add(
             &bets,

@@ -66,6 +66,40 @@ pub fn poisson(counts: &Counts, rho: f64, rho0: f64) -> BetLine {
     }
 }
 
+/// The share bet: that of the errors of both arms the canary has more than its share.
+///
+/// With `E = e_c + e_s` and `lam = rho - 1`: `l(delta) =
+/// ln(1 + lam e_c) - ln(1 + lam w E) - n_c (r - 1) delta`. If, given the past, the requests and `E`, each error is the canary's with probability
+/// at most `w`, then `E[e_c | E] <= w E` and `E[exp l] <= 1`, *whatever the errors have to do with each
+/// other*: retries, batches, one client's burst of any size. For independent errors at a rate within
+/// the tolerances it follows in the Poisson limit as for [`poisson`]. With one error both are the
+/// same bet. It is slower where many errors come at once, because one tick is worth at most `ln
+/// 1/w`.
+///
+/// Source: betting on a bounded mean (Waudby-Smith and Ramdas, JRSS B 86, 2024), on the canary's
+/// share of the errors, with the assignment as the only source of chance (Ham, Bojinov, Lindon and
+/// Tingley, 2022).
+pub fn share(counts: &Counts, rho: f64, rho0: f64) -> BetLine {
+    let weighted = rho0 * counts.canary_requests;
+    if weighted <= 0.0 {
+        return BetLine::default();
+    }
+    let requests = weighted + counts.stable_requests;
+    let share = weighted / requests;
+    let lambda = rho - 1.0;
+    let errors = counts.canary_errors + counts.stable_errors;
+    let at_zero = if errors > 0.0 {
+        (lambda * counts.canary_errors).ln_1p() - (lambda * share * errors).ln_1p()
+    } else {
+        0.0
+    };
+    let r_minus_1 = counts.stable_requests / requests * lambda / (1.0 + share * lambda);
+    BetLine {
+        at_zero,
+        slope: counts.canary_requests * r_minus_1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

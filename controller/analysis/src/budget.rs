@@ -138,7 +138,7 @@ mod tests {
             started_ms: started_s * 1000,
             at_ms: at_s * 1000,
             counts: Counts::new(n_c, e_c, n_s, e_s),
-            stable_pods: vec![],
+            ..Tick::default()
         }
     }
 

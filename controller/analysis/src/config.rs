@@ -39,11 +39,11 @@ const RATIOS: [f64; 8] = [1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0];
 
 impl Default for Grid {
     /// The grid that the controller uses. For effects from 2 to 100 times it needs at most 1.3
-    /// times the requests of a test that knows the effect (simulated, docs/adr/0011).
+    /// times the requests of a test that knows the effect (simulated, docs/adr/0011 and 0022).
     fn default() -> Self {
         Self {
             rho: RATIOS.to_vec(),
-            weights: vec![0.12, 0.16, 0.18, 0.15, 0.13, 0.12, 0.09, 0.05],
+            weights: vec![0.11, 0.16, 0.17, 0.14, 0.13, 0.12, 0.10, 0.07],
         }
     }
 }
@@ -120,6 +120,10 @@ pub struct EvidenceConfig {
     pub delta1: f64,
     /// The temper, which allows for clustered errors.
     pub temper: Temper,
+    /// Weight of the share bets in the evidence, from 0 to 1. The rest is that of the tempered
+    /// bets. See [`crate::share`].
+    #[serde(default)]
+    pub share_weight: f64,
     /// Maximum increment of a bet in one tick, in nats. `None` disables clipping.
     pub clip: Option<f64>,
     /// Likelihood of the bets.
@@ -137,6 +141,10 @@ pub struct EvidenceConfig {
     /// Additive tolerance during the warm-up.
     pub warm_up_delta: f64,
 }
+
+/// Default weight of the share bets. It costs at most `ln 16/15` = .06 of the 4.6 nats of a rollback
+/// where errors are independent (docs/adr/0022).
+const SHARE_WEIGHT: f64 = 0.0625;
 
 /// Default tolerances as fractions of the error budget.
 const DELTA0_OF_BUDGET: f64 = 0.05;
@@ -158,6 +166,7 @@ impl EvidenceConfig {
             delta0: DELTA0_OF_BUDGET * b,
             delta1: DELTA1_OF_BUDGET * b,
             temper: Temper::Auto,
+            share_weight: SHARE_WEIGHT,
             clip: Some(100_f64.ln()),
             form: BetForm::Poisson,
             rollback: Grid::default(),
@@ -199,6 +208,7 @@ impl EvidenceConfig {
         within("delta1", self.delta1, f64::MIN_POSITIVE, 1.0)?;
         within("warmUpSeconds", self.warm_up_seconds, 0.0, 1e9)?;
         within("warmUpDelta", self.warm_up_delta, 0.0, 1.0)?;
+        within("shareWeight", self.share_weight, 0.0, 1.0)?;
         if let Temper::Fixed(k) = self.temper {
             within("k", k, 1.0, 1e9)?;
         }
@@ -340,6 +350,7 @@ mod tests {
         assert_eq!(field(|config| config.delta0 = f64::NAN), "delta0");
         assert_eq!(field(|config| config.temper = Temper::Fixed(0.5)), "k");
         assert_eq!(field(|config| config.clip = Some(0.0)), "clip");
+        assert_eq!(field(|config| config.share_weight = 1.5), "shareWeight");
         assert_eq!(
             field(|config| config.plug_in = Some(1.5)),
             "promotion.plugin"

@@ -76,10 +76,41 @@ impl Counts {
     }
 }
 
-/// Requests and errors of one stable pod in one tick, used for the overdispersion only.
+/// Identity of a pod across ticks: a hash of its name, or of the name of its scrape target. The
+/// default is a pod without a name, which is identified by its position in the list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodId(u64);
+
+impl PodId {
+    /// Hashes a name with FNV-1a, which gives the same value in every version.
+    pub fn from_name(name: &str) -> Self {
+        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        let hash = name.bytes().fold(OFFSET, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+        });
+        Self(hash.max(1))
+    }
+
+    /// The identity of the pod at `position` of a list.
+    #[must_use]
+    pub fn or_position(self, position: usize) -> u64 {
+        if self.0 == 0 {
+            // Small numbers: a collision with a hash is as unlikely as one of two hashes.
+            u64::try_from(position).unwrap_or(u64::MAX).wrapping_add(1)
+        } else {
+            self.0
+        }
+    }
+}
+
+/// Requests and errors of one pod in one tick.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PodCounts {
+    /// Identity of the pod across ticks.
+    #[serde(skip)]
+    pub pod: PodId,
     /// Requests to the pod.
     pub requests: f64,
     /// Bad requests among them.
@@ -97,4 +128,19 @@ pub struct Tick {
     pub counts: Counts,
     /// Stable's counts by pod. Empty if a single source, such as a gateway, counts for all pods.
     pub stable_pods: Vec<PodCounts>,
+    /// The canary's counts by pod. Empty if a source counts for pods of both arms.
+    pub canary_pods: Vec<PodCounts>,
+    /// Time of the oldest scrape from which the counts are increments, in milliseconds since the
+    /// epoch. Earlier than `started_ms` if sources are scraped one after the other or a scrape was
+    /// missed. `None` if it is not earlier.
+    pub counts_since_ms: Option<i64>,
+}
+
+impl Tick {
+    /// Time of the oldest scrape from which the counts are increments, in milliseconds since the
+    /// epoch.
+    pub fn counts_since_ms(&self) -> i64 {
+        self.counts_since_ms
+            .map_or(self.started_ms, |since_ms| since_ms.min(self.started_ms))
+    }
 }

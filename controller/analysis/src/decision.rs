@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::claim::claim;
 use crate::counts::Counts;
 use crate::evidence::{Bets, Evidence};
 use crate::explain;
@@ -142,12 +143,25 @@ fn objective_evidence(
         context.weight,
     );
     let (hold, fresh) = hold_and_freshness(input, context);
-    let traffic_mismatch = traffic_mismatch(&state.evidence.at_weight, context.weight);
+    // Without the pods that were excluded the canary's share is smaller than its weight.
+    let traffic_mismatch = traffic_mismatch(&state.evidence.at_weight, context.weight)
+        .filter(|_| state.pods.excluded.is_empty());
+    let settings = objective.bets().config();
+    let spent = state.evidence.excess_errors(settings)
+        + state
+            .pods
+            .excess_errors(state.evidence.baseline_rate(settings));
     let guard = input
         .guard
         .map(|guard| guard.state.evidence(guard.rolls_back));
     ObjectiveEvidence {
         allotment,
+        spent: spent.max(0.0),
+        ln_e: state.ln_e(objective.bets()),
+        endpoint: state
+            .strata
+            .as_ref()
+            .and_then(|strata| strata.worst(objective.bets())),
         hold,
         fresh,
         traffic_mismatch,
@@ -196,6 +210,7 @@ impl ObjectiveEvidence {
             ln_e_reversed: evidence.ln_e_reversed(bets),
             ln_m_good,
             k,
+            assumption: claim(evidence, settings, config.alpha).for_unit(config.routed_unit),
             allotment: None,
             spent: evidence.excess_errors(settings).max(0.0),
             needed_requests: needed.is_finite().then_some(needed.ceil()),
@@ -203,6 +218,7 @@ impl ObjectiveEvidence {
             fresh: false,
             traffic_mismatch: None,
             guard: None,
+            endpoint: None,
         }
     }
 }

@@ -1,108 +1,46 @@
 //! The evidence on one objective: all processes that are updated with each tick.
 
+mod bets;
+#[cfg(test)]
+mod tests;
+mod tick_context;
+
 use serde::{Deserialize, Serialize};
 
-use crate::bernoulli::{bernoulli, bernoulli_plug_in};
-use crate::bet::{BetLine, poisson};
+use crate::arm_dispersion::ArmDispersion;
 use crate::budget::SpentBudget;
 use crate::confidence::LinearMixture;
-use crate::config::{BetForm, ConfigError, EvidenceConfig, Temper};
+use crate::config::{EvidenceConfig, Temper};
 use crate::counts::{Counts, Tick};
 use crate::eprocess::{Funding, Mixture, elapsed_seconds};
-use crate::overdispersion::Overdispersion;
-use crate::promotion::{PLUG_IN_WEIGHT, PlugIn};
+use crate::multi_scale::{MultiScaleDispersion, SerialDispersion};
+use crate::numeric::ln_add_exp;
+use crate::share::{BlockShape, ShareEvidence};
 
-/// A validated configuration with precomputed values.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Bets {
-    config: EvidenceConfig,
-    rollback_ln_weights: Vec<f64>,
-    promotion_ln_weights: Vec<f64>,
+pub use self::bets::Bets;
+pub use self::tick_context::TickContext;
+
+/// Length of the blocks of the share bets where clusters outlast a scrape and pods are not
+/// distinguished, in milliseconds.
+const LASTING_BLOCK_MS: i64 = 60_000;
+
+/// The temper of a source that does not distinguish pods. What looks like clusters in the course of
+/// stable's errors may be a rate that both arms share, which is harmless. So the release decides: the
+/// clusters of a tick count until its errors refute that they reach one arm as a whole, and those of
+/// longer times if requests come to the arms in clusters.
+fn gateway_temper(serial: &SerialDispersion, arm_dispersion: &ArmDispersion) -> f64 {
+    let of_ticks = serial.k_of_ticks();
+    let assumed = if arm_dispersion.routes_in_clusters() {
+        serial.k()
+    } else if arm_dispersion.refutes_clusters(of_ticks) {
+        1.0
+    } else {
+        of_ticks
+    };
+    arm_dispersion.k().max(assumed)
 }
 
-impl Bets {
-    /// Validates the configuration.
-    ///
-    /// # Errors
-    /// The first field that is out of its range.
-    pub fn new(config: EvidenceConfig) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let rollback_ln_weights = config
-            .rollback
-            .weights
-            .iter()
-            .map(|weight| weight.ln())
-            .collect();
-        #[expect(clippy::cast_precision_loss, reason = "at most 32 bets")]
-        let bets = config.promotion.len() as f64;
-        let shared = if config.plug_in.is_some() {
-            1.0 - PLUG_IN_WEIGHT
-        } else {
-            1.0
-        };
-        let mut promotion_ln_weights = vec![(shared / bets).ln(); config.promotion.len()];
-        promotion_ln_weights.extend(config.plug_in.map(|_| PLUG_IN_WEIGHT.ln()));
-        Ok(Self {
-            config,
-            rollback_ln_weights,
-            promotion_ln_weights,
-        })
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &EvidenceConfig {
-        &self.config
-    }
-
-    /// The logarithms of the shares of the rollback bets.
-    pub(crate) fn rollback_ln_weights(&self) -> &[f64] {
-        &self.rollback_ln_weights
-    }
-
-    /// The lines of one tick for all bets that the canary's error rate exceeds `rho0` times
-    /// stable's.
-    fn worse_lines<'a>(
-        &'a self,
-        counts: &'a Counts,
-        rho0: f64,
-    ) -> impl Iterator<Item = BetLine> + 'a {
-        let form = self.config.form;
-        self.config.rollback.rho.iter().map(move |rho| match form {
-            BetForm::Poisson => poisson(counts, *rho, rho0),
-            BetForm::Bernoulli { stable_rate } => bernoulli(counts, stable_rate, *rho, rho0),
-        })
-    }
-
-    /// The lines of one tick for all bets that the canary is not worse.
-    fn better_lines<'a>(&'a self, counts: &'a Counts) -> impl Iterator<Item = BetLine> + 'a {
-        let form = self.config.form;
-        let grid = self.config.promotion.iter().map(move |rho| match form {
-            BetForm::Poisson => poisson(counts, *rho, 1.0),
-            BetForm::Bernoulli { stable_rate } => bernoulli(counts, stable_rate, *rho, 1.0),
-        });
-        let delta1 = self.config.delta1;
-        let plug_in = self.config.plug_in.map(move |p| match form {
-            BetForm::Poisson => {
-                let share = counts.canary_share().unwrap_or(0.0);
-                PlugIn::new(p, share, delta1).map_or_else(BetLine::default, |bet| bet.line(counts))
-            }
-            BetForm::Bernoulli { .. } => bernoulli_plug_in(counts, p, delta1),
-        });
-        grid.chain(plug_in)
-    }
-}
-
-/// Context of a tick beyond its counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TickContext {
-    /// End of the warm-up, in milliseconds since the epoch. A tick that starts earlier gets the
-    /// warm-up tolerance and does not count toward promotion.
-    pub warm_up_ends_ms: i64,
-    /// Time of the last weight change, in milliseconds since the epoch.
-    pub weight_changed_at_ms: i64,
-}
-
-/// The evidence on one objective: serializable, of fixed size (about 1.5 KB as JSON), exact across
+/// The evidence on one objective: serializable, of bounded size (2 to 6 KB as JSON), exact across
 /// restarts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -122,14 +60,29 @@ pub struct Evidence {
     funding: Funding,
     worse: LinearMixture,
     better: LinearMixture,
-    dispersion: Overdispersion,
+    dispersion: MultiScaleDispersion,
+    /// The dispersion in time, learned if pods are not distinguished.
+    #[serde(default, skip_serializing_if = "SerialDispersion::is_empty")]
+    serial: SerialDispersion,
+    /// How errors and requests vary between the arms, learned if pods are not distinguished.
+    #[serde(default, skip_serializing_if = "ArmDispersion::is_empty")]
+    arm_dispersion: ArmDispersion,
+    /// The share bets. `None` in the evidence of earlier versions, and if they have no weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    share: Option<ShareEvidence>,
+    /// The temper with which the release began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    initial_k: Option<f64>,
+    /// Number of the canary's pods in the latest tick that distinguished them.
+    #[serde(default)]
+    canary_pods: u32,
     spent: SpentBudget,
 }
 
 impl Evidence {
     /// Creates an empty state.
     pub fn new(bets: &Bets, began_ms: i64) -> Self {
-        let rollback = bets.rollback_ln_weights.len();
+        let rollback = bets.rollback_ln_weights().len();
         Self {
             began_ms,
             ticks: 0,
@@ -140,8 +93,14 @@ impl Evidence {
             reversed: Mixture::new(rollback),
             funding: Funding::default(),
             worse: LinearMixture::new(rollback),
-            better: LinearMixture::new(bets.promotion_ln_weights.len()),
-            dispersion: Overdispersion::default(),
+            better: LinearMixture::new(bets.promotion_ln_weights().len()),
+            dispersion: MultiScaleDispersion::default(),
+            serial: SerialDispersion::default(),
+            arm_dispersion: ArmDispersion::default(),
+            share: (bets.config().share_weight > 0.0)
+                .then(|| ShareEvidence::new(Mixture::new(rollback))),
+            initial_k: None,
+            canary_pods: 0,
             spent: SpentBudget::default(),
         }
     }
@@ -150,20 +109,49 @@ impl Evidence {
     /// Without this the temper starts at 1, and the first error clusters of a rollout count as
     /// evidence.
     pub fn learn_dispersion(&mut self, history: &[Tick]) {
-        for tick in history {
-            self.dispersion.add(&tick.stable_pods);
+        if history.iter().any(|tick| tick.stable_pods.len() > 1) {
+            self.dispersion
+                .learn_history(history.iter().map(|tick| tick.stable_pods.as_slice()));
+        } else {
+            self.serial.learn_history(history);
+        }
+    }
+
+    /// Estimates the overdispersion of longer times from sums of stable's pods over about `2^level`
+    /// ticks each, in order of time. Call it before [`Self::learn_dispersion`].
+    pub fn learn_coarse_dispersion(&mut self, history: &[Tick], level: usize) {
+        let pods = history.iter().map(|tick| tick.stable_pods.as_slice());
+        self.dispersion.learn_coarse_history(level, pods);
+    }
+
+    /// Evidence that starts again, after a pod was excluded. What is known of stable's pods and the
+    /// errors spent are kept.
+    #[must_use]
+    pub fn restarted(&self, bets: &Bets) -> Self {
+        Self {
+            dispersion: self.dispersion.clone(),
+            serial: self.serial.clone(),
+            arm_dispersion: self.arm_dispersion.clone(),
+            initial_k: self.initial_k,
+            canary_pods: self.canary_pods,
+            spent: self.spent,
+            ..Self::new(bets, self.began_ms)
         }
     }
 
     /// Whether this evidence has the same number of bets as `bets`. Otherwise it belongs to another
     /// configuration.
     pub fn is_compatible(&self, bets: &Bets) -> bool {
-        let rollback = bets.rollback_ln_weights.len();
+        let rollback = bets.rollback_ln_weights().len();
         self.rollback.len() == rollback
             && self.reversed.len() == rollback
+            && self
+                .share
+                .as_ref()
+                .is_none_or(|share| share.len() == rollback)
             && self.worse.len() == rollback
             && self.worse.is_consistent()
-            && self.better.len() == bets.promotion_ln_weights.len()
+            && self.better.len() == bets.promotion_ln_weights().len()
             && self.better.is_consistent()
     }
 
@@ -183,34 +171,30 @@ impl Evidence {
         );
         self.rollback.fund(omega);
         self.reversed.fund(omega);
-        // The temper must depend on earlier ticks only. Otherwise the bound does not hold.
-        let k = self.k(config);
-        if counts.canary_requests > 0.0 && counts.stable_requests > 0.0 {
-            let clip = config.clip.unwrap_or(f64::INFINITY);
-            let delta = if warming_up {
-                config.delta0.max(config.warm_up_delta)
-            } else {
-                config.delta0
-            };
-            let rollback = bets
-                .worse_lines(counts, config.rho0)
-                .map(|line| line.tempered(k).at(delta));
-            self.rollback.multiply(rollback, clip);
-            // Only the canary has new pods, so the test in the other direction needs no warm-up
-            // tolerance.
-            let exchanged = counts.exchanged();
-            let reversed_bets = bets
-                .worse_lines(&exchanged, config.rho0)
-                .map(|line| line.tempered(k).at(config.delta0));
-            self.reversed.multiply(reversed_bets, clip);
-            self.worse
-                .add(bets.worse_lines(counts, 1.0).map(|line| line.tempered(k)));
-            if !warming_up {
-                self.better
-                    .add(bets.better_lines(counts).map(|line| line.tempered(k)));
-            }
+        if config.share_weight > 0.0 {
+            // Evidence of an earlier version: what was gathered continues in both parts.
+            let rollback = &self.rollback;
+            self.share
+                .get_or_insert_with(|| ShareEvidence::new(rollback.clone()))
+                .fund(omega);
         }
-        self.dispersion.add(&tick.stable_pods);
+        // Before the first tick, so that only history counts.
+        let k = self.k(config);
+        self.initial_k.get_or_insert(k);
+        if context.changes_weight(tick) {
+            if let Some(share) = &mut self.share {
+                share.close(bets);
+            }
+            self.arm_dispersion.change_weight();
+            self.learn(tick, false);
+        } else {
+            let compares_arms = counts.canary_requests > 0.0 && counts.stable_requests > 0.0;
+            if compares_arms {
+                self.bet(bets, tick, context);
+            }
+            // The errors of young pods come and go, which would look like a cluster.
+            self.learn(tick, compares_arms && !context.is_warming_up(tick));
+        }
         let baseline_rate = self.baseline_rate(config);
         self.spent
             .charge(tick, context.weight_changed_at_ms, baseline_rate);
@@ -224,6 +208,85 @@ impl Evidence {
         }
     }
 
+    /// Multiplies the e-values of one tick into all processes.
+    fn bet(&mut self, bets: &Bets, tick: &Tick, context: &TickContext) {
+        let config = bets.config();
+        let counts = &tick.counts;
+        // The temper must depend on earlier ticks only. Otherwise the bound does not hold.
+        let k = self.k(config);
+        let clip = config.clip.unwrap_or(f64::INFINITY);
+        let delta = context.tolerance(config, tick);
+        let rollback = bets
+            .worse_lines(counts, config.rho0)
+            .map(|line| line.tempered(k).at(delta));
+        self.rollback.multiply(rollback, clip);
+        let shape = self.share_block(config, tick);
+        if let Some(share) = &mut self.share {
+            share.add(bets, tick, delta, shape);
+        }
+        // Only the canary has new pods, so the test in the other direction needs no warm-up
+        // tolerance.
+        let exchanged = counts.exchanged();
+        let reversed_bets = bets
+            .worse_lines(&exchanged, config.rho0)
+            .map(|line| line.tempered(k).at(config.delta0));
+        self.reversed.multiply(reversed_bets, clip);
+        self.worse
+            .add(bets.worse_lines(counts, 1.0).map(|line| line.tempered(k)));
+        if !context.is_warming_up(tick) {
+            self.better
+                .add(bets.better_lines(counts).map(|line| line.tempered(k)));
+        }
+    }
+
+    /// How the share bets of the next block are placed. It depends on earlier ticks only.
+    fn share_block(&self, config: &EvidenceConfig, tick: &Tick) -> BlockShape {
+        match config.temper {
+            Temper::Auto if self.distinguishes_pods() => BlockShape {
+                k: self.dispersion.serial_k(),
+                length_ms: 0,
+            },
+            Temper::Auto if self.clusters_last() => {
+                let tick_ms = tick.at_ms.saturating_sub(tick.started_ms).max(1);
+                let level = (LASTING_BLOCK_MS / tick_ms).max(1).ilog2();
+                BlockShape {
+                    k: self.serial.serial_k(level as usize),
+                    length_ms: LASTING_BLOCK_MS,
+                }
+            }
+            Temper::Fixed(_) | Temper::Auto => BlockShape::default(),
+        }
+    }
+
+    /// Learns the overdispersion from a tick, after it was bet on.
+    fn learn(&mut self, tick: &Tick, compares_arms: bool) {
+        if !tick.canary_pods.is_empty() {
+            self.canary_pods = u32::try_from(tick.canary_pods.len()).unwrap_or(u32::MAX);
+        }
+        if tick.stable_pods.len() > 1 {
+            self.dispersion.add(&tick.stable_pods);
+        } else if !self.dispersion.has_data() {
+            self.serial.add(tick);
+            if compares_arms {
+                self.arm_dispersion.add(tick);
+            }
+        }
+    }
+
+    /// Whether clusters of errors outlast a scrape.
+    pub fn clusters_last(&self) -> bool {
+        if self.distinguishes_pods() {
+            self.dispersion.clusters_last()
+        } else {
+            self.arm_dispersion.routes_in_clusters() || self.arm_dispersion.clusters_last()
+        }
+    }
+
+    /// Whether the temper is learned from stable's pods, not from the course of time.
+    pub fn distinguishes_pods(&self) -> bool {
+        self.dispersion.has_data()
+    }
+
     /// Stable's usual error rate: from history if known, else from this rollout so far, else 0.
     pub fn baseline_rate(&self, config: &EvidenceConfig) -> f64 {
         config
@@ -235,9 +298,25 @@ impl Evidence {
     /// The temper by which the log e-values of the next tick are divided.
     pub fn k(&self, config: &EvidenceConfig) -> f64 {
         match config.temper {
-            Temper::Auto => self.dispersion.k(),
+            Temper::Auto if self.dispersion.has_data() => self.dispersion.k(),
+            Temper::Auto => gateway_temper(&self.serial, &self.arm_dispersion),
             Temper::Fixed(k) => k,
         }
+    }
+
+    /// The temper with which the release began. `None` before the first tick.
+    pub fn initial_k(&self) -> Option<f64> {
+        self.initial_k
+    }
+
+    /// Number of the canary's pods in the latest tick that distinguished them, or 0.
+    pub fn canary_pods(&self) -> u32 {
+        self.canary_pods
+    }
+
+    /// What is known of stable's pods.
+    pub fn dispersion(&self) -> &MultiScaleDispersion {
+        &self.dispersion
     }
 
     /// The overdispersion of the stable pods. `None` if unknown.
@@ -247,13 +326,27 @@ impl Evidence {
 
     /// `ln E_t`: the evidence that the canary is worse than the tolerances allow.
     pub fn ln_e(&self, bets: &Bets) -> f64 {
-        self.rollback.ln_value(&bets.rollback_ln_weights)
+        let tempered = self.rollback.ln_value(bets.rollback_ln_weights());
+        let weight = bets.config().share_weight;
+        match &self.share {
+            Some(share) if weight > 0.0 => ln_add_exp(
+                tempered + (-weight).ln_1p(),
+                share.ln_value(bets.rollback_ln_weights()) + weight.ln(),
+            ),
+            _ => tempered,
+        }
+    }
+
+    /// `ln E_t` of the share bets alone, which needs no temper. `None` if they have no weight.
+    pub fn ln_e_of_shares(&self, bets: &Bets) -> Option<f64> {
+        let share = self.share.as_ref()?;
+        Some(share.ln_value(bets.rollback_ln_weights()))
     }
 
     /// `ln E_t` with the arms exchanged: the evidence that stable is worse and this release is the
     /// fix.
     pub fn ln_e_reversed(&self, bets: &Bets) -> f64 {
-        self.reversed.ln_value(&bets.rollback_ln_weights)
+        self.reversed.ln_value(bets.rollback_ln_weights())
     }
 
     /// Reserve of the rollback mixture that is not yet at stake, from 1 down to 0.
@@ -263,19 +356,19 @@ impl Evidence {
 
     /// `ln M_good(delta)`: the evidence, since the warm-up, against an excess of `delta` or more.
     pub fn ln_m_good(&self, bets: &Bets, delta: f64) -> f64 {
-        self.better.ln_value(&bets.promotion_ln_weights, delta)
+        self.better.ln_value(bets.promotion_ln_weights(), delta)
     }
 
     /// `U`: upper bound of the canary's excess since the warm-up, wrong with probability at most
     /// `chance`. 1 without evidence.
     pub fn upper(&self, bets: &Bets, chance: f64) -> f64 {
-        self.better.upper(&bets.promotion_ln_weights, -chance.ln())
+        self.better.upper(bets.promotion_ln_weights(), -chance.ln())
     }
 
     /// `L`: lower bound of the canary's excess over the whole rollout, wrong with probability at
     /// most `chance`. -1 without evidence.
     pub fn lower(&self, bets: &Bets, chance: f64) -> f64 {
-        self.worse.lower(&bets.rollback_ln_weights, -chance.ln())
+        self.worse.lower(bets.rollback_ln_weights(), -chance.ln())
     }
 
     /// `X`: errors spent beyond those expected at stable's rate. Negative if the canary fails less
@@ -289,146 +382,5 @@ impl Evidence {
     pub fn excess(&self, config: &EvidenceConfig) -> Option<f64> {
         let both = self.totals.canary_requests > 0.0 && self.totals.stable_requests > 0.0;
         both.then(|| self.excess_errors(config) / self.totals.canary_requests)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tick(index: i64, counts: Counts) -> Tick {
-        Tick {
-            started_ms: index * 15_000,
-            at_ms: (index + 1) * 15_000,
-            counts,
-            stable_pods: vec![],
-        }
-    }
-
-    const NO_WARM_UP: TickContext = TickContext {
-        warm_up_ends_ms: 0,
-        weight_changed_at_ms: 0,
-    };
-
-    fn run(
-        bets: &Bets,
-        context: &TickContext,
-        ticks: impl IntoIterator<Item = Counts>,
-    ) -> Evidence {
-        let mut evidence = Evidence::new(bets, 0);
-        for (index, counts) in ticks.into_iter().enumerate() {
-            evidence.add(bets, &tick(i64::try_from(index).unwrap(), counts), context);
-        }
-        evidence
-    }
-
-    #[test]
-    fn a_bad_release_and_a_fix_are_both_evident() {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let bad = Counts::new(150.0, 5.0, 1350.0, 1.0);
-        let worse = run(&bets, &NO_WARM_UP, [bad; 12]);
-        assert!(worse.ln_e(&bets) > 100_f64.ln());
-        assert!(worse.ln_e_reversed(&bets) < 0.0);
-        let fix = run(&bets, &NO_WARM_UP, [bad.exchanged(); 12]);
-        assert!(fix.ln_e(&bets) < 0.0);
-        assert!(fix.ln_e_reversed(&bets) > 100_f64.ln());
-    }
-
-    #[test]
-    fn the_warm_up_tolerates_spikes_but_not_outages() {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let warming_up = TickContext {
-            warm_up_ends_ms: 60_000,
-            weight_changed_at_ms: 0,
-        };
-        let spike = run(
-            &bets,
-            &warming_up,
-            [Counts::new(150.0, 5.0, 1350.0, 1.0); 4],
-        );
-        assert!(
-            spike.ln_e(&bets) < 1.0,
-            "a spike of 3 % is tolerated: {}",
-            spike.ln_e(&bets)
-        );
-        let broken = run(
-            &bets,
-            &warming_up,
-            [Counts::new(150.0, 75.0, 1350.0, 1.0); 2],
-        );
-        assert!(
-            broken.ln_e(&bets) > 100_f64.ln(),
-            "half of the requests failing is not tolerated: {}",
-            broken.ln_e(&bets)
-        );
-        assert!(
-            spike.excess_errors(bets.config()) > 19.0,
-            "errors of the warm-up are charged"
-        );
-        assert_eq!(
-            spike.upper(&bets, 0.05),
-            1.0,
-            "the warm-up does not count toward promotion"
-        );
-    }
-
-    #[test]
-    fn the_state_is_small_and_survives_json_exactly() {
-        let config = EvidenceConfig::default().with_history(5e-4);
-        let bets = Bets::new(config).unwrap();
-        let evidence = run(
-            &bets,
-            &NO_WARM_UP,
-            (0..500).map(|i| Counts::new(151.0, f64::from(i % 3), 1349.0, f64::from(i % 2))),
-        );
-        let json = serde_json::to_string(&evidence).unwrap();
-        assert!(json.len() < 2048, "{} bytes", json.len());
-        assert_eq!(serde_json::from_str::<Evidence>(&json).unwrap(), evidence);
-        assert!(evidence.is_compatible(&bets));
-        assert!(!evidence.is_compatible(&Bets::new(EvidenceConfig::default()).unwrap()));
-    }
-
-    #[test]
-    fn the_share_is_counted_separately_at_every_weight() {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let mut evidence = Evidence::new(&bets, 0);
-        let counts = Counts::new(5.0, 0.0, 95.0, 0.0);
-        evidence.add(&bets, &tick(0, counts), &NO_WARM_UP);
-        let changed = TickContext {
-            weight_changed_at_ms: 20_000,
-            ..NO_WARM_UP
-        };
-        evidence.add(&bets, &tick(1, counts), &changed);
-        assert_eq!(
-            evidence.at_weight,
-            Counts::default(),
-            "the tick with the weight change counts for neither weight"
-        );
-        evidence.add(&bets, &tick(2, counts), &changed);
-        assert_eq!(evidence.at_weight, counts);
-    }
-
-    #[test]
-    fn clustered_errors_of_stable_pods_temper_the_next_ticks() {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let mut evidence = Evidence::new(&bets, 0);
-        let pods = vec![
-            crate::counts::PodCounts {
-                requests: 500.0,
-                errors: 9.0,
-            },
-            crate::counts::PodCounts {
-                requests: 500.0,
-                errors: 0.0,
-            },
-        ];
-        let clustered = Tick {
-            stable_pods: pods,
-            ..tick(0, Counts::new(150.0, 9.0, 1000.0, 9.0))
-        };
-        evidence.add(&bets, &clustered, &NO_WARM_UP);
-        let untempered = run(&bets, &NO_WARM_UP, [clustered.counts]);
-        assert_eq!(evidence.ln_e(&bets), untempered.ln_e(&bets));
-        assert!((evidence.k(bets.config()) - 9.0).abs() < 1e-12);
     }
 }

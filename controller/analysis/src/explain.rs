@@ -28,6 +28,27 @@ pub fn counts_sentence(evidence: &ObjectiveEvidence) -> String {
     )
 }
 
+/// `POST /checkout has 31 of the 40 canary errors.`: the endpoint with at least half of the canary's
+/// errors. `None` without one.
+pub fn endpoint_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
+    let endpoint = evidence.endpoint.as_ref()?;
+    let (errors, all) = (
+        endpoint.counts.canary_errors,
+        evidence
+            .counts
+            .canary_errors
+            .max(endpoint.counts.canary_errors),
+    );
+    (errors * 2.0 >= all).then(|| {
+        format!(
+            "{} has {} of the {} canary errors.",
+            endpoint.name,
+            thousands(errors),
+            thousands(all)
+        )
+    })
+}
+
 /// "This rollout has used 37 of its 5,184 allotted errors (0.7 %)."
 pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
     let allotment = evidence.allotment.filter(|allotment| *allotment > 0.0)?;
@@ -113,10 +134,14 @@ pub(crate) fn reasons(
                 (HoldReason::Slower, Some((objective, guard, edge))) => vec![
                     format!("Slower than stable: {}", slower_sentence(edge)),
                     format!(
-                        "A release that is not slower shows evidence this strong (E = {}) at most \
-                         1 time in {}. {holding}",
-                        e_value(guard.ln_e),
-                        thousands((1.0 / config.alpha).round()),
+                        "{} {holding}",
+                        objective.assumption.sentence(
+                            &format!(
+                                "A release that is not slower shows evidence this strong (E = {})",
+                                e_value(guard.ln_e)
+                            ),
+                            1.0 / config.alpha,
+                        )
                     ),
                     format!("Reported by the latency guard of {}.", objective.name),
                 ],
@@ -262,26 +287,28 @@ fn rollback_messages(
             significant(evidence.lower * 100.0)
         ));
     }
-    let one_in = |threshold: f64| format!("at most 1 time in {}", thousands(threshold.round()));
+    if by_guard.is_none() {
+        sentences.extend(endpoint_sentence(evidence));
+    }
+    let claim = |what: &str, threshold: f64| evidence.assumption.sentence(what, threshold);
     match cause {
-        RollBackCause::Evidence => {
-            sentences.push(format!(
-                "Evidence this strong rolls back a good release {}.",
-                one_in(1.0 / config.alpha)
-            ));
-        }
+        RollBackCause::Evidence => sentences.push(claim(
+            "Evidence this strong rolls back a good release",
+            1.0 / config.alpha,
+        )),
         RollBackCause::Budget => {
             sentences.extend(evaluation.objectives.iter().filter_map(budget_sentence));
-            sentences.push(format!(
-                "The allotment is spent, and a good release shows evidence this strong {}.",
-                one_in(config.suspect_from_e)
+            sentences.push("The allotment is spent.".to_owned());
+            sentences.push(claim(
+                "A good release shows evidence this strong",
+                config.suspect_from_e,
             ));
         }
         RollBackCause::ServiceGuard => {
-            sentences.push(format!(
-                "The service is burning its error budget too fast, and a good release shows \
-                 evidence this strong {}.",
-                one_in(config.suspect_from_e)
+            sentences.push("The service is burning its error budget too fast.".to_owned());
+            sentences.push(claim(
+                "A good release shows evidence this strong",
+                config.suspect_from_e,
             ));
         }
     }

@@ -4,12 +4,15 @@
 //! ([`crate::CounterKind::Good`]) and `_count` counts all requests ([`crate::CounterKind::Total`]),
 //! under one series name. The remaining requests are bad.
 
+mod edge;
 mod guard;
+mod tolerance;
 
+pub use edge::{EdgeHistory, EdgeState};
 pub use guard::{
-    EdgeEvidence, EdgeState, GUARD_WEIGHT, LatencyGuard, LatencyGuardEvidence, LatencyGuardState,
-    MAX_EDGES,
+    EdgeEvidence, GUARD_WEIGHT, LatencyGuard, LatencyGuardEvidence, LatencyGuardState, MAX_EDGES,
 };
+pub use tolerance::TIME_TOLERANCE;
 
 /// No bucket ends at the threshold, so slower requests cannot be counted.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -15,8 +15,11 @@
 //!
 //! Proven: if the counts are independent Bernoulli (or Poisson) trials given the past, the rollback
 //! process is a supermartingale under the null hypothesis. By Ville's inequality it then rolls back
-//! a good release with probability at most `alpha`, at any number of evaluations. Heuristic: the
-//! overdispersion factor `k`, which is estimated from data if the trials are not independent.
+//! a good release with probability at most `alpha`, at any number of evaluations. The share bets
+//! ([`share`]), a part of it, need less: each error within a scrape is the canary's with at most its
+//! share as the probability, however errors cluster. Heuristic: the overdispersion factor `k`
+//! ([`multi_scale`]), which is estimated from data if the trials are not independent. [`claim`] states
+//! which of these a release can rely on.
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -24,10 +27,12 @@
     expect(clippy::float_cmp, reason = "tests compare doubles that must be exact")
 )]
 
+pub mod arm_dispersion;
 pub mod bake;
 pub mod bernoulli;
 pub mod bet;
 pub mod budget;
+pub mod claim;
 pub mod confidence;
 pub mod config;
 pub mod counters;
@@ -42,17 +47,22 @@ mod format;
 mod golden;
 pub mod latency;
 pub mod line_evaluator;
+pub mod multi_scale;
 mod numeric;
 pub mod objective;
 pub mod overdispersion;
+pub mod placebo;
+pub mod pods;
 pub mod promotion;
 pub mod service_guard;
+pub mod share;
 pub mod step_size;
+pub mod strata;
 pub mod verdict;
 
 pub use config::{ConfigError, EvidenceConfig};
 pub use counters::{Arm, CounterKind, Sample, SampleBatch};
-pub use counts::{Counts, PodCounts, Tick};
+pub use counts::{Counts, PodCounts, PodId, Tick};
 pub use decision::{AnalysisConfig, Evaluation, RolloutContext, Verdict, evaluate};
 pub use evidence::Evidence;
 pub use objective::{Objective, ObjectiveConfig, ObjectiveState, RoundReport};

@@ -28,6 +28,9 @@ pub struct LineEvaluatorConfig {
     pub delta1: Option<f64>,
     /// The temper: a number of at least 1, or `auto` (the default).
     pub k: Option<TemperSetting>,
+    /// Weight of the share bets, from 0 to 1. Defaults to 0, which gives the published results. The
+    /// controller uses 0.0625.
+    pub share_weight: Option<f64>,
     /// Maximum increment of a bet in one tick, in nats, or `off`. Defaults to `ln(1/alpha)`.
     pub clip: Option<ClipSetting>,
     /// Rollback bets. Defaults to [`Grid::published`].
@@ -104,6 +107,7 @@ impl LineEvaluatorConfig {
                 Some(TemperSetting::Fixed(k)) => Temper::Fixed(k),
                 Some(TemperSetting::Word(AutoKeyword::Auto)) | None => Temper::Auto,
             },
+            share_weight: self.share_weight.unwrap_or(0.0),
             clip: match self.clip {
                 Some(ClipSetting::Nats(clip)) => Some(clip),
                 Some(ClipSetting::Word(OffKeyword::Off)) => None,
@@ -133,7 +137,8 @@ pub struct TickLine {
     pub canary: ArmLine,
     /// Requests to stable since the previous tick.
     pub stable: StableLine,
-    /// The canary's weight from 0 to 1, if known. A change ends a block of the budget.
+    /// The canary's weight from 0 to 1, if known. The tick of a change is charged to the budget, in
+    /// a block of its own, but not bet on.
     #[serde(default)]
     pub weight: Option<f64>,
 }
@@ -368,19 +373,23 @@ impl LineEvaluator {
         );
         if self.at_ms.is_none_or(|last_ms| at_ms > last_ms) {
             if line.weight.is_some() && line.weight != self.weight {
+                // Some time within this tick, unless it is the first weight.
+                let is_change = self.weight.is_some();
                 self.weight = line.weight;
-                self.weight_changed_at_ms = started_ms;
+                self.weight_changed_at_ms = if is_change { at_ms } else { started_ms };
             }
             let warm_up_ends_ms = milliseconds(self.bets.config().warm_up_seconds);
             let context = TickContext {
                 warm_up_ends_ms,
                 weight_changed_at_ms: self.weight_changed_at_ms,
+                young_share: None,
             };
             let tick = Tick {
                 started_ms,
                 at_ms,
                 counts,
                 stable_pods: line.stable.pods.clone(),
+                ..Tick::default()
             };
             self.evidence.add(&self.bets, &tick, &context);
             self.at_ms = Some(at_ms);

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, EvidenceConfig, within};
 use crate::counters::{CounterConfig, RoundBuilder, Rounds, SampleBatch};
-use crate::counts::{Counts, Tick};
+use crate::counts::{Counts, PodId, Tick};
 use crate::evidence::{Bets, Evidence, TickContext};
+use crate::pods::{OutlierPod, PodEvidence};
+use crate::strata::StrataState;
 
 /// Configuration of the analysis of one objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,14 @@ pub struct ObjectiveConfig {
     pub settle_ms: i64,
     /// Whether the error selector is known to be correct, from history or by configuration.
     pub selector_verified: bool,
+    /// Whether the sources are pods. Otherwise, as at a gateway, their counts do not show how pods
+    /// differ, and the temper is learned from the course of time.
+    #[serde(default = "default_sources_are_pods")]
+    pub sources_are_pods: bool,
+}
+
+const fn default_sources_are_pods() -> bool {
+    true
 }
 
 /// Settings that depend on the scrape interval. See the fields of [`ObjectiveConfig`].
@@ -61,6 +71,7 @@ impl ObjectiveConfig {
                 .saturating_add(settle_ms),
             settle_ms,
             selector_verified: false,
+            sources_are_pods: default_sources_are_pods(),
         }
     }
 }
@@ -72,8 +83,8 @@ impl Default for ObjectiveConfig {
     }
 }
 
-/// The persistent state of an objective: less than 2 KB of JSON, regardless of the duration of the
-/// rollout and the number of pods.
+/// The persistent state of an objective: at most about 10 KB of JSON, and 3 KB where pods are not
+/// distinguished, regardless of the duration of the rollout and the number of pods.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectiveState {
@@ -92,15 +103,93 @@ pub struct ObjectiveState {
     pub selector_verified: bool,
     /// Time of the latest sample that was not a count.
     pub not_a_number_at_ms: Option<i64>,
+    /// Counts of each pod, and the pods that were excluded.
+    #[serde(default)]
+    pub pods: PodEvidence,
+    /// Evidence by endpoint, if the objective has strata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strata: Option<StrataState>,
+}
+
+impl ObjectiveState {
+    /// `ln E_t`: the evidence that the canary is worse than the tolerances allow, over all requests
+    /// and by endpoint.
+    pub fn ln_e(&self, bets: &Bets) -> f64 {
+        let ln_e = self.evidence.ln_e(bets);
+        self.strata
+            .as_ref()
+            .map_or(ln_e, |strata| strata.ln_mean_with(ln_e, bets))
+    }
 }
 
 /// Context of an observation beyond its samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoundContext {
-    /// End of the canary's warm-up, in milliseconds since the epoch.
+    /// End of the warm-up of the canary's first pods, in milliseconds since the epoch.
     pub warm_up_ends_ms: i64,
     /// Time of the last weight change, in milliseconds since the epoch.
     pub weight_changed_at_ms: i64,
+    /// The canary's pods whose age is known. Empty if none is.
+    pub canary_pods: Vec<PodWarmUp>,
+}
+
+/// The warm-up of one pod of the canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodWarmUp {
+    /// Identity of the pod, as in [`Tick::canary_pods`].
+    pub pod: PodId,
+    /// When the pod started, in milliseconds since the epoch.
+    pub started_ms: i64,
+    /// End of its warm-up, in milliseconds since the epoch.
+    pub ends_ms: i64,
+}
+
+impl RoundContext {
+    /// The context of one tick. Everything in it is known before the errors of the tick are: the
+    /// ages of pods and the counts of their requests.
+    pub fn of_tick(&self, tick: &Tick) -> TickContext {
+        TickContext {
+            warm_up_ends_ms: self.warm_up_ends_ms,
+            weight_changed_at_ms: self.weight_changed_at_ms,
+            young_share: self.young_share(tick),
+        }
+    }
+
+    /// Share of the canary's requests in this tick that went to pods in their warm-up. If the
+    /// counts do not distinguish pods, the share of such pods.
+    fn young_share(&self, tick: &Tick) -> Option<f64> {
+        if self.canary_pods.is_empty() {
+            return None;
+        }
+        let is_young = |pod: &&PodWarmUp| tick.counts_since_ms() < pod.ends_ms;
+        let requests: f64 = tick.canary_pods.iter().map(|pod| pod.requests).sum();
+        if requests > 0.0 {
+            let young: f64 = tick
+                .canary_pods
+                .iter()
+                .filter(|counts| {
+                    let known = self.canary_pods.iter().find(|pod| pod.pod == counts.pod);
+                    known.is_some_and(|pod| is_young(&pod))
+                })
+                .map(|counts| counts.requests)
+                .sum();
+            return Some(young / requests);
+        }
+        let running = || {
+            self.canary_pods
+                .iter()
+                .filter(|pod| pod.started_ms < tick.at_ms)
+        };
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a count of pods is far below 2^53"
+        )]
+        let (young, all) = (
+            running().filter(is_young).count() as f64,
+            running().count() as f64,
+        );
+        (all > 0.0).then(|| young / all)
+    }
 }
 
 /// The result of one observation.
@@ -152,6 +241,8 @@ impl Objective {
             canary_requests_at_ms: None,
             selector_verified: config.selector_verified,
             not_a_number_at_ms: None,
+            pods: PodEvidence::default(),
+            strata: None,
         };
         let counters = RoundBuilder::resume(config.counters, began_ms, began_ms);
         Ok((
@@ -172,7 +263,10 @@ impl Objective {
     pub fn resume(config: ObjectiveConfig, state: &ObjectiveState) -> Result<Self, ResumeError> {
         validate(&config)?;
         let bets = Bets::new(config.evidence.clone())?;
-        if !state.evidence.is_compatible(&bets) {
+        let strata = state.strata.as_ref();
+        if !state.evidence.is_compatible(&bets)
+            || strata.is_some_and(|strata| !strata.is_compatible(&bets))
+        {
             return Err(ResumeError::OtherBets);
         }
         let counters =
@@ -227,20 +321,54 @@ impl Objective {
     /// Returns the counts of the history. Pass stable's error rate to
     /// [`crate::EvidenceConfig::with_history`].
     pub fn estimate_dispersion(
-        config: CounterConfig,
+        config: &ObjectiveConfig,
         state: &mut ObjectiveState,
         history: &SampleBatch<'_>,
         from_ms: i64,
     ) -> Counts {
-        let ticks = RoundBuilder::resume(config, from_ms, from_ms)
+        let mut ticks = RoundBuilder::resume(config.counters, from_ms, from_ms)
             .add_samples(history)
             .ticks;
-        state.evidence.learn_dispersion(&ticks);
+        Self::learn_dispersion(config, state, &mut ticks);
         let mut counts = Counts::default();
         for tick in &ticks {
             counts.add(&tick.counts);
         }
         counts
+    }
+
+    /// Estimates the overdispersion from the rounds before a release, in order of time.
+    pub fn learn_dispersion(
+        config: &ObjectiveConfig,
+        state: &mut ObjectiveState,
+        history: &mut [Tick],
+    ) {
+        if !config.sources_are_pods {
+            for tick in history.iter_mut() {
+                tick.stable_pods.clear();
+            }
+        }
+        state.evidence.learn_dispersion(history);
+    }
+
+    /// Excludes a canary pod: from now on its requests are not evidence, and the evidence starts
+    /// again. Returns false if too many pods already are.
+    pub fn exclude_pod(
+        &self,
+        state: &mut ObjectiveState,
+        outlier: &OutlierPod,
+        name: &str,
+        at_ms: i64,
+    ) -> bool {
+        let is_excluded = state.pods.exclude(outlier, name, at_ms);
+        if is_excluded {
+            state.evidence = state.evidence.restarted(&self.bets);
+            // The strata do not distinguish pods. They start again with the next samples.
+            if state.strata.is_some() {
+                state.strata = Some(StrataState::default());
+            }
+        }
+        is_excluded
     }
 
     /// Adds samples and updates `state`, which the caller then persists. Adding the same samples
@@ -271,16 +399,22 @@ impl Objective {
     fn apply_rounds(
         &mut self,
         state: &mut ObjectiveState,
-        rounds: Rounds,
+        mut rounds: Rounds,
         round_at_ms: i64,
         context: &RoundContext,
     ) -> RoundReport {
-        let tick_context = TickContext {
-            warm_up_ends_ms: context.warm_up_ends_ms,
-            weight_changed_at_ms: context.weight_changed_at_ms,
-        };
-        for tick in &rounds.ticks {
-            state.evidence.add(&self.bets, tick, &tick_context);
+        for tick in &mut rounds.ticks {
+            if !self.config.sources_are_pods {
+                tick.stable_pods.clear();
+                tick.canary_pods.clear();
+            }
+            let baseline_rate = state.evidence.baseline_rate(&self.config.evidence);
+            let kept = state
+                .pods
+                .add(tick, context.weight_changed_at_ms, baseline_rate);
+            state
+                .evidence
+                .add(&self.bets, &kept, &context.of_tick(&kept));
         }
         state.round_at_ms = round_at_ms;
         state.canary_at_ms = state.canary_at_ms.max(rounds.canary_at_ms);

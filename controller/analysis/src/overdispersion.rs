@@ -72,6 +72,7 @@ mod tests {
             phi.add(&tick.map(|errors| PodCounts {
                 requests: 100.0,
                 errors,
+                ..PodCounts::default()
             }));
         }
         assert_nine_digits(phi.phi().unwrap(), 2.363_636_36);
@@ -83,17 +84,19 @@ mod tests {
         phi.add(&[PodCounts {
             requests: 100.0,
             errors: 7.0,
+            ..PodCounts::default()
         }]);
         phi.add(
             &[PodCounts {
                 requests: 100.0,
-                errors: 0.0,
+                ..PodCounts::default()
             }; 3],
         );
         phi.add(&[
             PodCounts {
                 requests: 100.0,
                 errors: 7.0,
+                ..PodCounts::default()
             },
             PodCounts::default(),
         ]);
@@ -108,6 +111,7 @@ mod tests {
             &[PodCounts {
                 requests: 100.0,
                 errors: 2.0,
+                ..PodCounts::default()
             }; 4],
         );
         assert_eq!(phi.k(), 1.0);

@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::claim::{Claim, RoutedUnit};
 use crate::counts::Counts;
 use crate::latency::LatencyGuardEvidence;
 use crate::service_guard::BurnAlert;
 use crate::step_size::StepConfig;
+use crate::strata::EndpointEvidence;
 
 /// The thresholds of the decision table.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct AnalysisConfig {
     /// Maximum duration in seconds without a verdict. After it, the verdict is
     /// [`Verdict::Inconclusive`].
     pub max_duration_seconds: f64,
+    /// What is assigned to a side as a whole. Only the stated condition of the bound depends on it.
+    #[serde(default)]
+    pub routed_unit: RoutedUnit,
 }
 
 impl Default for AnalysisConfig {
@@ -46,6 +51,7 @@ impl Default for AnalysisConfig {
             soak_scrapes: 4.0,
             step_down_after_seconds: 300.0,
             max_duration_seconds: 3600.0,
+            routed_unit: RoutedUnit::Request,
         }
     }
 }
@@ -183,6 +189,9 @@ pub struct ObjectiveEvidence {
     pub ln_m_good: f64,
     /// The temper `k`, by which log e-values are divided. 1 if errors do not cluster.
     pub k: f64,
+    /// What is claimed about false rollbacks, and the condition. It changes if the release shows that
+    /// the assumption with which it began does not hold.
+    pub assumption: Claim,
     /// Errors that the rollout may spend. `None` if unknown.
     pub allotment: Option<f64>,
     /// Errors spent so far: `max(X, 0)`.
@@ -198,6 +207,8 @@ pub struct ObjectiveEvidence {
     pub traffic_mismatch: Option<f64>,
     /// Evidence of the latency guard, if configured.
     pub guard: Option<LatencyGuardEvidence>,
+    /// The endpoint with the strongest evidence, if the objective has strata.
+    pub endpoint: Option<EndpointEvidence>,
 }
 
 /// The result of one evaluation: the verdict with its evidence.

@@ -19,6 +19,9 @@ pub struct Command {
     pub required_revision: Option<Revision>,
     /// The step index that must still be current.
     pub required_step: Option<usize>,
+    /// Whether an `override` applies the edited `spec.analysis` to the release under way instead of
+    /// lifting a freeze.
+    pub adopt_analysis: bool,
     /// The requester's reason.
     pub reason: Option<Message>,
     /// The name that the command gives as its requester. Messages use [`Command::requester`].
@@ -76,8 +79,11 @@ pub enum Verb {
     Resume,
     /// Leave the current step, whatever it waits for.
     SkipStep,
-    /// Lift a freeze for this revision. Evidence against it still rolls it back.
+    /// Lift a freeze for this revision, or apply the edited analysis to it. Evidence against it
+    /// still rolls it back.
     Override,
+    /// Give the pods to a Deployment, without a restart.
+    GiveBack,
 }
 
 impl Verb {
@@ -92,6 +98,7 @@ impl Verb {
             Self::Resume => "resume",
             Self::SkipStep => "skipStep",
             Self::Override => "override",
+            Self::GiveBack => "giveBack",
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::plan::Step;
 use crate::state::{COMMANDS_LIMIT, HandledCommand, Pause, PauseReason, Stage};
 use crate::text::UserName;
 use crate::units::saturating_add;
-use crate::{abort, freeze_override, promotion, spec_change, steps};
+use crate::{abort, freeze_override, promotion, release_analysis, spec_change, steps, workload};
 
 /// Time after which a command that was not handled is refused: the release may have changed in ways
 /// that its requester did not foresee. An abort is always carried out.
@@ -220,7 +220,11 @@ fn carry_out(cx: &Context<'_>, transition: &mut Transition, command: &Command) -
         Verb::Pause => pause(cx, transition),
         Verb::Resume => resume(cx, transition),
         Verb::SkipStep => skip_step(cx, transition),
+        Verb::Override if command.adopt_analysis => {
+            release_analysis::adopt(cx, transition, command)
+        }
         Verb::Override => freeze_override::lift(cx, transition, command),
+        Verb::GiveBack => workload::give_back(cx, transition, command),
     }
 }
 
@@ -316,6 +320,9 @@ fn pause(cx: &Context<'_>, transition: &mut Transition) -> CommandOutcome {
 }
 
 fn resume(cx: &Context<'_>, transition: &mut Transition) -> CommandOutcome {
+    if let Some(outcome) = workload::take_again(cx, transition) {
+        return outcome;
+    }
     let pause = transition.state.pause.as_ref();
     match pause.map(|pause| pause.reason) {
         Some(PauseReason::Command) => {

@@ -13,7 +13,10 @@ use crate::units::Revision;
 
 /// The inputs of a decision.
 pub(crate) struct Context<'a> {
+    /// The plan to follow. During a release, its analysis is that of the release.
     pub plan: &'a Plan,
+    /// The plan of the spec.
+    pub spec_plan: &'a Plan,
     pub observed: &'a Observed,
     pub now: Timestamp,
     /// The earliest future deadline that was evaluated so far.
@@ -24,10 +27,17 @@ impl<'a> Context<'a> {
     pub fn new(plan: &'a Plan, observed: &'a Observed, now: Timestamp) -> Self {
         Self {
             plan,
+            spec_plan: plan,
             observed,
             now,
             earliest: Cell::new(None),
         }
+    }
+
+    /// The same inputs, with this plan to follow.
+    #[must_use]
+    pub fn following(self, plan: &'a Plan) -> Self {
+        Self { plan, ..self }
     }
 
     /// Whether a deadline has been reached. If not, the decision is made again at that time, so no
@@ -98,6 +108,7 @@ impl Transition {
         }
         if matches!(stage, Stage::Aborted | Stage::Stable) {
             self.state.release_started_at = None;
+            self.state.release_analysis = None;
             self.state.progress = None;
         }
     }

@@ -10,9 +10,10 @@ use crate::holds::Holds;
 use crate::invariants::{self, InvariantViolation};
 use crate::observed::Observed;
 use crate::plan::Plan;
+use crate::release_analysis::effective_plan;
 use crate::{
-    abort, commands, growth, incompatible, progress, quarantine, replicas, spec_change,
-    status_message, step_down, steps, target,
+    abort, commands, growth, incompatible, progress, quarantine, release_analysis, replicas,
+    spec_change, status_message, step_down, steps, target, workload,
 };
 
 /// Decides the next state and effects of one Rollout.
@@ -77,7 +78,8 @@ pub fn decide(
     observed: &Observed,
     now: Timestamp,
 ) -> Result<Decision, InvariantViolation> {
-    let cx = Context::new(plan, observed, now);
+    let followed = effective_plan(plan, &observed.state);
+    let cx = Context::new(plan, observed, now).following(&followed);
     let mut transition = Transition::new(observed.state.clone());
     if let Some(problem) = &observed.incompatible_state {
         return incompatible::decide(&cx, transition, problem);
@@ -92,7 +94,12 @@ pub fn decide(
     step_down::apply(&cx, &mut transition);
     // Commands were made for what the requester saw, so they come before the new spec.
     let outcomes = commands::handle_all(&cx, &mut transition);
+    workload::advance(&cx, &mut transition);
     spec_change::apply(&cx, &mut transition);
+    release_analysis::record(&cx, &mut transition);
+    // A release may have begun or ended, or its analysis may have been replaced by a command.
+    let followed = effective_plan(plan, &transition.state);
+    let cx = cx.following(&followed);
     steps::advance(&cx, &mut transition);
 
     // The position is final, except that it may be overdue.

@@ -64,6 +64,56 @@ pub enum Effect {
         /// The object's name.
         name: String,
     },
+    /// The Deployment is paused.
+    PauseDeployment {
+        /// The object's name.
+        name: String,
+    },
+    /// The Rollout is the controller of a Deployment's ReplicaSet, which has its labels.
+    TakeReplicaSet {
+        /// The revision.
+        revision: Revision,
+        /// The object's name.
+        name: String,
+    },
+    /// All pods of a ReplicaSet have the labels of its template.
+    LabelPods {
+        /// The revision.
+        revision: Revision,
+        /// The name of the ReplicaSet.
+        name: String,
+    },
+    /// A Deployment with the template of a revision exists. It is created paused.
+    CreateDeployment {
+        /// The object's name.
+        name: String,
+        /// The revision.
+        revision: Revision,
+    },
+    /// The Services and routes are as their users wrote them.
+    RestoreObjects,
+    /// The Deployment is the controller of a ReplicaSet, which has none of Serin's labels.
+    ReturnReplicaSet {
+        /// The revision.
+        revision: Revision,
+        /// The object's name.
+        name: String,
+        /// The Deployment.
+        deployment: String,
+    },
+    /// The Deployment is not paused.
+    ResumeDeployment {
+        /// The object's name.
+        name: String,
+    },
+    /// The Deployment has this number of replicas. Only if the Rollout has pods of its own beside
+    /// those of the Deployment.
+    ScaleDeployment {
+        /// The object's name.
+        name: String,
+        /// `spec.replicas`.
+        replicas: u32,
+    },
     /// A command's outcome is in its status.
     FinishCommand {
         /// The object's name.

@@ -177,6 +177,9 @@ hold_codes! {
     VolumeMountFailed, Cluster, Advance, HoldEnd::Itself,
     "A volume of a pod cannot be mounted, usually because its ConfigMap or Secret is missing.",
     "Create what is missing, or correct the volume in the pod template.";
+    PodSandboxFailed, Cluster, Advance, HoldEnd::Itself,
+    "The node cannot create the sandbox of a pod: its network, or the image of the sandbox.",
+    "Look at the network plugin (CNI) and the container runtime of the node, or move the pod to another node.";
     ContainerFailed, Cluster, Advance, HoldEnd::Itself,
     "A container cannot be started.",
     "See the Events of the pod.";
@@ -204,6 +207,33 @@ hold_codes! {
     ServiceInUse, Cluster, Advance, HoldEnd::Itself,
     "A Service still sends its requests to pods of somebody else. It selects the revision once enough pods are available.",
     "Wait for the pods of the revision. Then scale the other pods down.";
+    WorkloadMissing, Cluster, Start, HoldEnd::Itself,
+    "The Deployment of `spec.workloadRef` does not exist. The Rollout keeps its last template and its pods.",
+    "Create the Deployment again, or replace `spec.workloadRef` with `spec.selector` and `spec.template`.";
+    WorkloadTakeover, Cluster, Start, HoldEnd::Itself,
+    "The pods of a Deployment are being taken over or given back. No pod is restarted.",
+    "No action is needed.";
+    WorkloadProgressing, Cluster, Start, HoldEnd::Itself,
+    "The Deployment is in the middle of an update. It is taken over when the update is complete.",
+    "Wait for `kubectl rollout status deployment`, or undo the update.";
+    WorkloadUnsupported, Cluster, Start, HoldEnd::Itself,
+    "The Deployment has a setting with which its pods cannot be taken over.",
+    "Change the field that the message names.";
+    WorkloadAutoscaled, Cluster, Start, HoldEnd::Itself,
+    "A HorizontalPodAutoscaler scales the Deployment. It would have no effect on the pods of the Rollout.",
+    "Point `spec.scaleTargetRef` of the HorizontalPodAutoscaler to the Rollout.";
+    WorkloadClaimed, Cluster, Start, HoldEnd::Itself,
+    "Another Rollout refers to the same Deployment. The oldest one takes it over.",
+    "Name another Deployment in one of the two Rollouts, or delete one of them.";
+    WorkloadForbidden, Cluster, Start, HoldEnd::Itself,
+    "The controller may not read what it needs to know about the Deployment.",
+    "Update the Role of the controller: `helm upgrade` with the chart of this version.";
+    WorkloadResumed, Cluster, Advance, HoldEnd::Itself,
+    "Somebody resumed the paused Deployment whose pods the Rollout has taken over, so it creates pods of its own. Serin pauses it again.",
+    "Do not set `spec.paused` in its manifest. Remove its own pods with `kubectl scale deployment --replicas=0`.";
+    WorkloadGivenBack, Person, Start, HoldEnd::Command { command: Verb::Resume },
+    "The pods were given back to the Deployment. The Rollout manages nothing.",
+    "Delete the Rollout, or take the pods over again with `kubectl serin resume`.";
     Contested, Cluster, Advance, HoldEnd::Itself,
     "Somebody else keeps changing a Service or a route. Serin puts it back less and less often. Traffic is still lowered at once.",
     "Stop the other writer, or exclude the fields that Serin writes from it.";
@@ -239,10 +269,10 @@ hold_codes! {
     "Check the exporter. A recording rule of a rate is not a counter.";
     InvalidQuery, Metrics, Advance, HoldEnd::Itself,
     "A query of the analysis is invalid.",
-    "Correct the field that the message names.";
+    "Correct the field that the message names. During a release, `kubectl serin override --adopt-analysis` applies the correction.";
     InvalidSpec, Metrics, Advance, HoldEnd::Itself,
     "A field of the analysis cannot be used.",
-    "Correct the field that the message names.";
+    "Correct the field that the message names. During a release, `kubectl serin override --adopt-analysis` applies the correction.";
     TooLarge, Metrics, Advance, HoldEnd::Itself,
     "The answer of Prometheus is too large to be read.",
     "Narrow the selector, or count at the gateway or in the mesh.";
@@ -311,10 +341,13 @@ hold_codes! {
     "Report it with the controller's log. Serin retries.";
     LatencyGuard, Metrics, Advance, HoldEnd::Itself,
     "The canary meets the latency threshold but is slower than stable elsewhere in the distribution.",
-    "Wait until the evidence for it is gone. If slower is intended, promote by hand or remove `latency.guard`.";
+    "Wait until the evidence for it is gone. If slower is intended, promote by hand or remove `latency.guard` and apply the edit with `kubectl serin override --adopt-analysis`.";
     NoCommonBuckets, Metrics, Advance, HoldEnd::Itself,
     "The latency guard compares histograms bucket by bucket, and the two versions share no bucket.",
-    "Give both versions the same buckets, or remove `latency.guard` for this release.";
+    "Give both versions the same buckets, or remove `latency.guard` and apply the edit with `kubectl serin override --adopt-analysis`.";
+    PodOutlier, Metrics, Advance, HoldEnd::Itself,
+    "One of several canary pods has nearly all of the canary's excess errors. That points to the pod or its node, not to the release.",
+    "Delete the pod that the message names; cordon its node first if the node is at fault. Otherwise the release is rolled back after 10 minutes, or earlier if the pod spends too much of the error budget.";
     BudgetLeft, Budget, Advance, HoldEnd::Itself,
     "The canary's current traffic could cost more errors than the release may still spend.",
     "No action is needed. The canary's share goes down until the evidence permits more.";
@@ -334,6 +367,7 @@ impl HoldCode {
             Self::ImagePullFailed
                 | Self::ContainerConfigInvalid
                 | Self::VolumeMountFailed
+                | Self::PodSandboxFailed
                 | Self::ContainerFailed
                 | Self::CrashLoop
                 | Self::PodUnschedulable
@@ -351,9 +385,26 @@ impl HoldCode {
         )
     }
 
+    /// Whether a Deployment is not taken over yet, or needs attention.
+    pub fn is_workload_problem(self) -> bool {
+        matches!(
+            self,
+            Self::WorkloadMissing
+                | Self::WorkloadTakeover
+                | Self::WorkloadProgressing
+                | Self::WorkloadUnsupported
+                | Self::WorkloadAutoscaled
+                | Self::WorkloadClaimed
+                | Self::WorkloadForbidden
+                | Self::WorkloadResumed
+                | Self::WorkloadGivenBack
+        )
+    }
+
     /// Whether metrics are missing or unusable, so that the MetricsReady condition is false.
     pub fn is_missing_data(self) -> bool {
-        self.source() == HoldSource::Metrics && self != Self::LatencyGuard
+        self.source() == HoldSource::Metrics
+            && !matches!(self, Self::LatencyGuard | Self::PodOutlier)
     }
 }
 
@@ -422,7 +473,9 @@ impl Hold {
 
     /// Whether the progress deadline bounds how long the hold may last.
     pub fn is_bounded_by_progress_deadline(&self) -> bool {
-        self.source == HoldSource::Cluster && self.code != HoldCode::ScaledToZero
+        self.source == HoldSource::Cluster
+            && self.code != HoldCode::ScaledToZero
+            && !self.code.is_workload_problem()
     }
 
     /// Whether the maximum duration of the analysis bounds how long the hold may last.

@@ -11,7 +11,7 @@ use crate::observed::PodProblem;
 use crate::plan::Requirements;
 use crate::state::{PauseReason, Stage, State};
 use crate::units::{Weight, saturating_add};
-use crate::{promotion, route_state, steps, target};
+use crate::{promotion, route_state, steps, target, workload};
 
 /// Time in which a pod may be unschedulable or not ready without a report: it may only be starting.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -110,6 +110,9 @@ pub(crate) fn is_held_by_person(cx: &Context<'_>, state: &State) -> bool {
 
 /// What the position waits for; `None` if its effect has been observed.
 pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    if !workload::is_settled(cx, state) {
+        return workload::hold(cx, state);
+    }
     if let Some(refusal) = cx.observed.refusal()
         && !matches!(state.stage, Stage::Aborted | Stage::Stable)
     {
@@ -132,12 +135,13 @@ fn object_holds(cx: &Context<'_>, state: &State) -> Vec<Hold> {
     let mut holds: Vec<Hold> = cx.observed.refusal().cloned().into_iter().collect();
     holds.extend(cx.observed.contested().cloned());
     holds.extend(service_in_use(cx, state));
+    holds.extend(workload::hold(cx, state));
     holds
 }
 
 /// Why a Service that other pods serve does not select its revision yet.
 fn service_in_use(cx: &Context<'_>, state: &State) -> Option<Hold> {
-    let routing = cx.plan.routing()?;
+    let routing = cx.plan.services()?;
     let mut services = cx.observed.services();
     if services.all(|service| service.other_ready == 0) {
         return None;
@@ -187,8 +191,16 @@ pub(crate) fn time_hold(cx: &Context<'_>, code: HoldCode, end: Timestamp) -> Opt
 pub(crate) fn traffic_hold(cx: &Context<'_>, state: &State, share: Weight) -> Option<Hold> {
     if cx.plan.routing().is_none() {
         let is_reached = replica_ratio::is_reached(cx, &target::target(cx, state));
-        let message = "waiting for pods";
-        return (!is_reached).then(|| Hold::new(HoldCode::PodsNotAvailable, message));
+        let canary_service = cx.observed.canary_service.as_ref();
+        let is_bound = share.is_zero()
+            || canary_service.is_none_or(|service| service.selects == state.current_revision);
+        let message = if is_reached {
+            "waiting for the canary Service"
+        } else {
+            "waiting for pods"
+        };
+        let is_complete = is_reached && is_bound;
+        return (!is_complete).then(|| Hold::new(HoldCode::PodsNotAvailable, message));
     }
     let pods = pods_hold(cx, state, target::sufficient_canary_pods(cx, state, share));
     if pods.is_some() {

@@ -5,6 +5,7 @@
 //! requests to nobody.
 
 use crate::context::Context;
+use crate::converge::replica_ratio;
 use crate::effect::{Effect, Side};
 use crate::observed::{RouteView, ServiceView};
 use crate::plan::{Canary, RouteRef};
@@ -38,14 +39,36 @@ pub(crate) fn check(
         Effect::Scale {
             revision, replicas, ..
         } => check_scale(cx, revision, *replicas),
+        Effect::TakeReplicaSet { name, .. } | Effect::ReturnReplicaSet { name, .. } => {
+            check_deployment_is_paused(cx, name)
+        }
         Effect::CreateReplicaSet { .. }
         | Effect::DeleteReplicaSet { .. }
+        | Effect::PauseDeployment { .. }
+        | Effect::LabelPods { .. }
+        | Effect::CreateDeployment { .. }
+        | Effect::RestoreObjects
+        | Effect::ResumeDeployment { .. }
+        | Effect::ScaleDeployment { .. }
         | Effect::FinishCommand { .. } => Ok(()),
     })
 }
 
 fn violation(rule: &'static str, message: String) -> Result<(), InvariantViolation> {
     Err(InvariantViolation { rule, message })
+}
+
+/// No ReplicaSet changes its controller while the controller of the Deployment may act: it would
+/// create other pods.
+fn check_deployment_is_paused(cx: &Context<'_>, set: &str) -> Result<(), InvariantViolation> {
+    let view = cx.observed.workload.as_ref();
+    match view.and_then(|view| view.deployment.as_ref()) {
+        Some(deployment) if !deployment.paused || !deployment.is_observed => violation(
+            "DeploymentPaused",
+            format!("ReplicaSet {set} would change its controller under a running Deployment"),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// The desired share is never above what the step and the cap allow.
@@ -144,7 +167,9 @@ fn check_scale(
     };
     let gets_traffic = selects(cx.observed.stable_service.as_ref())
         || (selects(cx.observed.canary_service.as_ref()) && !route_state::written(cx).is_zero());
-    if replicas == 0 && gets_traffic && cx.plan.replicas > 0 {
+    // A single pod without surge has to end before the next can start.
+    let is_unavoidable = cx.plan.routing().is_none() && !replica_ratio::has_room_for_both(cx);
+    if replicas == 0 && gets_traffic && cx.plan.replicas > 0 && !is_unavoidable {
         return violation(
             "PodsUnderTraffic",
             format!("revision {revision} would be scaled to 0 under traffic"),

@@ -7,6 +7,7 @@
 
 #![warn(missing_docs)]
 
+pub mod assignment_unit;
 pub mod backoff;
 pub mod command;
 pub mod commands;
@@ -15,6 +16,7 @@ pub mod hold;
 pub mod lease;
 pub mod observed;
 pub mod plan;
+pub mod release_analysis;
 pub mod replicas;
 #[cfg(feature = "schemars")]
 pub mod schema;
@@ -41,6 +43,8 @@ mod status_message;
 mod step_down;
 mod steps;
 mod target;
+mod workload;
 
 pub use decide::decide;
 pub use invariants::InvariantViolation;
+pub use workload::{GiveBack, give_back_effects, is_takeover_pending};

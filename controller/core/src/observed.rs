@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::assignment_unit::AssignmentUnit;
 use crate::command::Command;
 use crate::effect::Side;
 use crate::hold::{Blocks, Hold, HoldCode};
 use crate::plan::{Requirements, RouteRef};
+use crate::release_analysis::AnalysisDocument;
 use crate::state::{AbortCause, State};
 use crate::text::Message;
 use crate::units::{Revision, Weight};
@@ -35,6 +37,8 @@ pub struct Observed {
     pub replicas_source: ReplicasSource,
     /// The hash of the valid spec's plan. `None` if the spec is invalid.
     pub plan_hash: Option<String>,
+    /// `spec.analysis`. `None` if it is unset or cannot be decoded.
+    pub spec_analysis: Option<AnalysisDocument>,
     /// The revision of the spec's template. `None` if it is not known.
     pub target_revision: Option<Revision>,
     /// The Rollout's own ReplicaSets.
@@ -45,6 +49,11 @@ pub struct Observed {
     pub canary_service: Option<ServiceView>,
     /// The routes of the plan, in its order.
     pub routes: Vec<RouteView>,
+    /// What is assigned to a side as a whole.
+    pub assignment_unit: AssignmentUnit,
+    /// The Deployment whose pods the Rollout takes over, has taken over or gives back. `None` if
+    /// there is none.
+    pub workload: Option<WorkloadView>,
     /// Commands that have no outcome yet and are within the limit of pending commands, oldest
     /// first.
     pub commands: Vec<Command>,
@@ -143,6 +152,51 @@ pub struct ReplicaSetView {
     pub problem: Option<PodProblem>,
     /// When the object was created.
     pub created_at: Timestamp,
+    /// Pods that lack labels of the ReplicaSet's template, as the controllers of Kubernetes see them.
+    pub unlabelled: u32,
+    /// Whether [`ReplicaSetView::unlabelled`] does not refer to the current template yet.
+    pub is_stale: bool,
+}
+
+/// The Deployment whose pods a Rollout takes over or gives back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadView {
+    /// The name of the Deployment.
+    pub name: String,
+    /// The Deployment. `None` if it does not exist.
+    pub deployment: Option<DeploymentView>,
+    /// The ReplicaSet with the pods that serve, if the Rollout does not control it.
+    pub replica_set: Option<AdoptableReplicaSet>,
+    /// The other ReplicaSets of the Deployment, which have no pods.
+    pub idle_replica_sets: Vec<AdoptableReplicaSet>,
+    /// Why the takeover does not begin. `None` if nothing prevents it.
+    pub hold: Option<Hold>,
+    /// Why the pods cannot be given back without a restart, with the fix. `None` if they can.
+    pub return_problem: Option<Message>,
+}
+
+/// A Deployment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeploymentView {
+    /// `spec.paused`.
+    pub paused: bool,
+    /// Whether the Deployment controller has seen the current spec.
+    pub is_observed: bool,
+    /// `spec.replicas`.
+    pub replicas: u32,
+    /// Pods of its ReplicaSet with the current template, as the Deployment controller counts them.
+    pub updated: u32,
+    /// All of its pods, as the Deployment controller counts them.
+    pub pods: u32,
+}
+
+/// A ReplicaSet that can be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptableReplicaSet {
+    /// The object's name.
+    pub name: String,
+    /// The revision that it becomes.
+    pub revision: Revision,
 }
 
 /// Why pods cannot be created or cannot run.

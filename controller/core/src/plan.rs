@@ -34,12 +34,58 @@ pub struct Plan {
 }
 
 /// Whose pods a Rollout manages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Workload {
     /// ReplicaSets that the Rollout creates from its own template.
     #[default]
     Owned,
+    /// The pods of a Deployment, and the ReplicaSets that the Rollout creates after them.
+    Adopted(Adoption),
+}
+
+impl Workload {
+    /// The Deployment whose pods are taken over or replaced.
+    pub fn adoption(&self) -> Option<&Adoption> {
+        match self {
+            Self::Owned => None,
+            Self::Adopted(adoption) => Some(adoption),
+        }
+    }
+}
+
+/// How the pods of a Deployment become those of a Rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adoption {
+    /// The name of the Deployment, in the namespace of the Rollout.
+    pub deployment: String,
+    /// Whether the pod template and the selector are those of the Deployment.
+    pub reads_template: bool,
+    /// What becomes of the Deployment's pods.
+    pub takeover: Takeover,
+}
+
+/// What becomes of the pods of a Deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Takeover {
+    /// The Rollout becomes the controller of their ReplicaSet.
+    InPlace,
+    /// The Rollout creates pods of its own beside them.
+    SecondFleet(DeploymentScaleDown),
+}
+
+/// When the Deployment is scaled down after the Rollout has created pods of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DeploymentScaleDown {
+    /// Never: its owner does it.
+    Never,
+    /// When the first revision of the Rollout serves with all of its pods.
+    OnSuccess,
+    /// As the pods of the Rollout become available.
+    Progressively,
 }
 
 /// How traffic is split between the two revisions.
@@ -50,6 +96,9 @@ pub enum Exposure {
     ReplicaRatio,
     /// A router splits the traffic by weight.
     Weighted(Routing),
+    /// As [`Exposure::ReplicaRatio`], with a Service for each side that selects its pods. There are
+    /// no routes.
+    ReplicaRatioServices(Routing),
 }
 
 /// How a new revision replaces the stable one.
@@ -345,11 +394,25 @@ impl Plan {
         canary
     }
 
+    pub(crate) fn canary_mut(&mut self) -> &mut Canary {
+        let Strategy::Canary(canary) = &mut self.strategy;
+        canary
+    }
+
     /// The router, if any.
     pub fn routing(&self) -> Option<&Routing> {
         match &self.exposure {
-            Exposure::ReplicaRatio => None,
+            Exposure::ReplicaRatio | Exposure::ReplicaRatioServices(_) => None,
             Exposure::Weighted(routing) => Some(routing),
+        }
+    }
+
+    /// The Services of the two sides, with the routes between them if there is a router. `None` if
+    /// the plan names no Services.
+    pub fn services(&self) -> Option<&Routing> {
+        match &self.exposure {
+            Exposure::ReplicaRatio => None,
+            Exposure::Weighted(routing) | Exposure::ReplicaRatioServices(routing) => Some(routing),
         }
     }
 

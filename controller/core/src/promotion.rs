@@ -38,8 +38,12 @@ pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
         return pods;
     }
     let current = state.current_revision.as_ref();
-    if cx.plan.routing().is_none() || bindings::stable_serves(cx, current) {
+    if cx.plan.services().is_none() || bindings::stable_serves(cx, current) {
         return None;
+    }
+    if cx.plan.routing().is_none() {
+        let message = "waiting for the endpoints of the stable Service";
+        return Some(Hold::new(HoldCode::PodsNotAvailable, message));
     }
     Some(holds::route_hold(cx))
 }

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::command::{CommandResult, Verb};
 use crate::hold::{Blocks, HoldCode, HoldEnd, HoldSource};
-use crate::state::{AbortCause, PauseReason, Phase, ReleaseResult, Stage};
+use crate::state::{AbortCause, PauseReason, Phase, ReleaseResult, Stage, WorkloadPhase};
 use crate::text::Text;
 use crate::units::{Revision, Weight};
 
@@ -53,6 +53,7 @@ string_schema!(
     Revision,
     Stage,
     Verb,
+    WorkloadPhase,
 );
 
 impl<const MAX: usize> JsonSchema for Text<MAX> {

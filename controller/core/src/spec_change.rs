@@ -4,6 +4,7 @@ use crate::context::{Context, Transition};
 use crate::plan::{Canary, Pace, Plan};
 use crate::state::{ActivePlan, Bake, PauseReason, ReleaseResult, Stage, State, StepPosition};
 use crate::units::{Revision, Weight};
+use crate::workload;
 
 /// Applies the spec's revision and plan.
 pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
@@ -16,6 +17,10 @@ pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
     let Some(target) = cx.observed.target_revision.clone() else {
         return;
     };
+    if !workload::is_settled(cx, &transition.state) {
+        return;
+    }
+    workload::inherit_orphans(cx, transition);
     if transition.state.current_revision.as_ref() == Some(&target) {
         return;
     }
@@ -70,6 +75,7 @@ fn end_current_release(cx: &Context<'_>, transition: &mut Transition, target: &R
 pub(crate) fn begin_release(cx: &Context<'_>, transition: &mut Transition, target: Revision) {
     transition.state.abort = None;
     transition.state.freeze_override = None;
+    transition.state.release_analysis = None;
     transition.enter_stage(Stage::Progressing, cx.now);
     transition.state.release_started_at = Some(cx.now);
     transition.state.growing_since = None;
@@ -169,7 +175,7 @@ fn apply_plan(cx: &Context<'_>, transition: &mut Transition) {
         Some(before) if before.hash == hash => before.clone(),
         _ => ActivePlan {
             hash,
-            spec: cx.plan.clone(),
+            spec: cx.spec_plan.clone(),
         },
     });
     if let Some(before) = &before {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::CommandOutcome;
 use crate::hold::{Hold, known_holds};
 use crate::plan::Plan;
+use crate::release_analysis::ReleaseAnalysis;
 use crate::text::{Message, UserName};
 use crate::units::{Revision, Weight};
 
@@ -49,6 +50,10 @@ pub struct State {
     /// was processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<ActivePlan>,
+    /// Analysis of the current release, as it was when the release began. Unset if no release with
+    /// an analysis is in progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_analysis: Option<ReleaseAnalysis>,
     /// Stage of the release: FirstDeploy, Progressing, Promoting, Aborted or Stable.
     pub stage: Stage,
     /// Time at which the current stage or step began.
@@ -103,6 +108,10 @@ pub struct State {
     /// Revisions that receive no traffic, with the earliest time at which their pods are removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<Drain>,
+    /// Deployment whose pods the Rollout takes over, has taken over or gives back. Unset if there is
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<AdoptedWorkload>,
     /// Commands that were executed recently, newest last, at most twenty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<HandledCommand>,
@@ -121,6 +130,7 @@ impl Default for State {
             stable_revision: None,
             current_revision: None,
             plan: None,
+            release_analysis: None,
             stage: Stage::default(),
             stage_since: None,
             release_started_at: None,
@@ -137,6 +147,7 @@ impl Default for State {
             freeze_override: None,
             holds: Vec::new(),
             draining: Vec::new(),
+            workload: None,
             commands: Vec::new(),
             history: Vec::new(),
         }
@@ -430,6 +441,32 @@ pub struct Drain {
     pub revision: Revision,
     /// Earliest time at which its pods are removed.
     pub until: Timestamp,
+}
+
+/// Deployment whose pods a Rollout takes over, has taken over or gives back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct AdoptedWorkload {
+    /// Name of the Deployment.
+    pub deployment: String,
+    /// TakingOver, TakenOver, GivingBack or GivenBack.
+    pub phase: WorkloadPhase,
+    /// Time since which the workload has been in this phase.
+    pub since: Timestamp,
+}
+
+/// Who controls the pods of a Deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WorkloadPhase {
+    /// The Rollout is becoming their controller.
+    TakingOver,
+    /// The Rollout controls them.
+    TakenOver,
+    /// The Deployment is becoming their controller again.
+    GivingBack,
+    /// The Deployment controls them.
+    GivenBack,
 }
 
 /// A command that was executed or refused.

@@ -7,13 +7,14 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::state::{SCHEMA_VERSION, State};
 
 /// The fields of the status that make up the state; all others are reported beside it.
-pub const STATE_FIELDS: [&str; 25] = [
+pub const STATE_FIELDS: [&str; 27] = [
     "schemaVersion",
     "observedGeneration",
     "phase",
@@ -21,6 +22,7 @@ pub const STATE_FIELDS: [&str; 25] = [
     "stableRevision",
     "currentRevision",
     "plan",
+    "releaseAnalysis",
     "stage",
     "stageSince",
     "releaseStartedAt",
@@ -37,6 +39,7 @@ pub const STATE_FIELDS: [&str; 25] = [
     "freezeOverride",
     "holds",
     "draining",
+    "workload",
     "commands",
     "history",
 ];
@@ -72,16 +75,17 @@ impl fmt::Display for UnreadableField {
 
 /// Reads the state from a status. Fields of the status that are not part of the state are ignored.
 pub fn read(status: &Map<String, Value>) -> PersistedState {
-    let fields = STATE_FIELDS.iter().filter_map(|field| {
-        let value = status.get(*field)?.clone();
-        Some(((*field).to_owned(), value))
-    });
-    let mut fields: Map<String, Value> = fields.collect();
-    let mut problems = version_problem(&fields).into_iter().collect::<Vec<_>>();
+    let mut problems = version_problem(status).into_iter().collect::<Vec<_>>();
     let mut unreadable = Vec::new();
-    let state: State = match serde_json::from_value(Value::Object(fields.clone())) {
+    // The fields are copied only if one of them cannot be read.
+    let state: State = match State::deserialize(status) {
         Ok(state) => state,
         Err(_) => {
+            let fields = STATE_FIELDS.iter().filter_map(|field| {
+                let value = status.get(*field)?.clone();
+                Some(((*field).to_owned(), value))
+            });
+            let mut fields: Map<String, Value> = fields.collect();
             unreadable = remove_unreadable::<State>(&mut fields);
             let is_needed = |field: &&UnreadableField| !DERIVED_FIELDS.contains(&&*field.field);
             problems.extend(unreadable.iter().filter(is_needed).map(ToString::to_string));

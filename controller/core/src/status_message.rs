@@ -7,7 +7,7 @@ use crate::hold::{Hold, HoldCode};
 use crate::holds::{self, Holds};
 use crate::state::{HOLDS_LIMIT, Phase, Stage, State};
 use crate::units::Weight;
-use crate::{progress, route_state, steps, target};
+use crate::{progress, route_state, steps, target, workload};
 
 /// Sets the phase, the message and the holds.
 pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
@@ -24,7 +24,15 @@ pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
 /// written.
 fn record_new_problems(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
     let pods = holds.position().filter(|hold| hold.code.is_pod_problem());
-    let objects = holds.iter().filter(|hold| hold.code.is_object_problem());
+    let is_problem = |hold: &&Hold| {
+        let is_workload = hold.code.is_workload_problem();
+        let is_expected = matches!(
+            hold.code,
+            HoldCode::WorkloadTakeover | HoldCode::WorkloadGivenBack
+        );
+        hold.code.is_object_problem() || (is_workload && !is_expected)
+    };
+    let objects = holds.iter().filter(is_problem);
     for hold in pods.into_iter().chain(objects) {
         let mut before = cx.observed.state.holds.iter();
         if before.all(|before| before.code != hold.code) {
@@ -34,6 +42,9 @@ fn record_new_problems(cx: &Context<'_>, transition: &mut Transition, holds: &Ho
 }
 
 fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
+    if let Some(described) = workload::describe(cx, state) {
+        return described;
+    }
     let hold = holds.position();
     let (phase, mut message) = match state.stage {
         Stage::FirstDeploy => describe_first_deploy(cx, state, hold),
@@ -58,6 +69,13 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
             .map(|by| format!(" by {by}"))
             .unwrap_or_default();
         message = format!("{message}; the freeze was lifted{by}: {}", lifted.reason);
+    }
+    let is_edited = state
+        .release_analysis
+        .as_ref()
+        .is_some_and(|fixed| fixed.edited);
+    if state.is_releasing() && is_edited {
+        message.push_str("; the edit of the analysis counts from the next release");
     }
     if let Some(problem) = &cx.observed.spec_problem {
         let message = format!("the spec cannot be used: {problem}; meanwhile: {message}");

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::context::Context;
+use crate::converge::replica_ratio;
 use crate::plan::{Canary, CanaryScale, Pace};
 use crate::route_state;
 use crate::state::{Stage, State};
@@ -135,7 +136,7 @@ fn canary_side_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
     match cx.plan.routing() {
         Some(_) if state.stage == Stage::Promoting => replicas,
         Some(_) => canary_pods(cx, state, share),
-        None => split_counts(replicas, share, surge(cx)).0,
+        None => unrouted_counts(cx, state, share).0,
     }
 }
 
@@ -144,6 +145,8 @@ fn stable_binding(cx: &Context<'_>, state: &State) -> Option<Revision> {
     let current = state.current_revision.clone();
     match state.stage {
         Stage::FirstDeploy => current,
+        // No route splits the requests of the two Services: the pods decide when it can be switched.
+        Stage::Promoting if cx.plan.routing().is_none() => current,
         Stage::Promoting => {
             let service = cx.observed.stable_service.as_ref();
             let selected = service.and_then(|service| service.selects.as_ref());
@@ -166,6 +169,10 @@ fn canary_binding(cx: &Context<'_>, state: &State) -> Option<Revision> {
     match state.stage {
         Stage::Progressing | Stage::Promoting | Stage::FirstDeploy => {
             state.current_revision.clone()
+        }
+        // Without a router requests reach the Service all the time, also once its canary is gone.
+        Stage::Aborted | Stage::Stable if cx.plan.routing().is_none() => {
+            state.stable_revision.clone()
         }
         // A route that names the Service from the beginning is resolved by its router only if the
         // Service exists.
@@ -232,7 +239,7 @@ pub(crate) fn sufficient_canary_pods(cx: &Context<'_>, state: &State, share: Wei
 fn stable_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
     let (canary, replicas) = (cx.plan.canary(), cx.plan.replicas);
     if cx.plan.routing().is_none() {
-        return split_counts(replicas, share, surge(cx)).1;
+        return unrouted_counts(cx, state, share).1;
     }
     // All of stable has to be there before a superseded canary can lose its traffic.
     let current = state.current_revision.as_ref();
@@ -244,6 +251,18 @@ fn stable_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
 
 fn surge(cx: &Context<'_>) -> u32 {
     cx.plan.canary().max_surge.rounded_up(cx.plan.replicas)
+}
+
+/// The pods of canary and stable without a router. While a Service selects the stable pods, one of
+/// them stays until the promotion, if a canary pod fits beside it.
+fn unrouted_counts(cx: &Context<'_>, state: &State, share: Weight) -> (u32, u32) {
+    let replicas = cx.plan.replicas;
+    let (canary, stable) = split_counts(replicas, share, surge(cx));
+    let is_served = state.stage == Stage::Progressing && cx.plan.services().is_some();
+    if stable == 0 && is_served && replica_ratio::has_room_for_both(cx) {
+        return (canary.min(replicas + surge(cx) - 1), 1);
+    }
+    (canary, stable)
 }
 
 /// The counts of canary and stable pods that come closest to the canary's share.

@@ -53,6 +53,32 @@ impl<const MAX: usize> Text<MAX> {
     }
 }
 
+/// Maximum length of an excerpt, in bytes of UTF-8 with the mark of a cut.
+const EXCERPT_BYTES: usize = 303;
+
+/// An external text on one line, without control characters and repeated spaces, short enough to be
+/// quoted in a message.
+///
+/// ```
+/// use serin_core::text::excerpt;
+///
+/// assert_eq!(excerpt("not\n  found"), "not found");
+/// ```
+pub fn excerpt(text: &str) -> String {
+    let mut line = String::new();
+    for word in text.split(|character: char| character.is_whitespace() || is_control(character)) {
+        if !word.is_empty() {
+            line.push_str(if line.is_empty() { "" } else { " " });
+            line.push_str(word);
+        }
+        if line.len() > EXCERPT_BYTES {
+            break;
+        }
+    }
+    cut(&mut line, EXCERPT_BYTES);
+    line
+}
+
 /// Cuts a text at a character boundary, so that it has at most `bytes` bytes with its mark.
 fn cut(text: &mut String, bytes: usize) {
     if text.len() > bytes {
@@ -190,5 +216,14 @@ mod tests {
             let json = serde_json::to_string(&foreign).unwrap();
             prop_assert_eq!(serde_json::from_str::<Text<32>>(&json).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line_without_control_characters() {
+        assert_eq!(excerpt("a\u{1b}[2J\nb\u{202e}c  d"), "a [2J b c d");
+        let long = "é".repeat(1_000);
+        assert_eq!(excerpt(&long), format!("{}...", "é".repeat(150)));
+        let words = "word ".repeat(1_000);
+        assert!(excerpt(&words).len() <= EXCERPT_BYTES);
     }
 }

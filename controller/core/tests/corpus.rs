@@ -318,6 +318,14 @@ fn describe_effect(effect: &Effect) -> String {
             revision, replicas, ..
         } => format!("scale({revision}, {replicas})"),
         Effect::DeleteReplicaSet { revision, .. } => format!("delete({revision})"),
+        Effect::PauseDeployment { .. }
+        | Effect::TakeReplicaSet { .. }
+        | Effect::LabelPods { .. }
+        | Effect::CreateDeployment { .. }
+        | Effect::RestoreObjects
+        | Effect::ReturnReplicaSet { .. }
+        | Effect::ResumeDeployment { .. }
+        | Effect::ScaleDeployment { .. } => format!("{effect:?}"),
         Effect::FinishCommand { uid, outcome, .. } => {
             format!("finish({uid}, {:?})", outcome.result)
         }

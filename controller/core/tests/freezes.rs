@@ -54,6 +54,7 @@ fn only_an_override_with_a_reason_lifts_a_freeze() {
         verb: Verb::Override,
         required_revision: None,
         required_step: None,
+        adopt_analysis: false,
         reason: Some(" ".into()),
         requested_by: Some("ada".into()),
         created_at: world.now,

@@ -10,6 +10,9 @@ pub struct ClusterTuning {
     pub latency: Range<Duration>,
     /// Delay of a watch event. It makes caches stale.
     pub watch_lag: Range<Duration>,
+    /// Delay before the Deployment controller sees a change of a Deployment. It sees ReplicaSets at
+    /// once.
+    pub deployments: Duration,
     /// Delay before a ReplicaSet with too few or too many pods is scaled.
     pub replica_sets: Duration,
     /// Delay before a new pod gets a node and an address.
@@ -45,6 +48,7 @@ impl Default for ClusterTuning {
         Self {
             latency: ms(1)..ms(4),
             watch_lag: ms(1)..ms(8),
+            deployments: ms(30),
             replica_sets: ms(20),
             schedule: ms(20),
             pods_ready: ms(1_300),

@@ -1,5 +1,6 @@
 //! Reads past samples in slices.
 
+use crate::coarse_history::CoarseHistory;
 use crate::counter_selectors::CounterSelectors;
 use crate::prometheus::{Answer, Poller, QueryError, Reservation, Server, SingleAnswer};
 use crate::release_analysis::ReleaseAnalysis;
@@ -14,10 +15,13 @@ const MAX_BACKLOG_MS: i64 = 6 * 3_600_000;
 const DISPERSION_SPAN_MS: i64 = 3_600_000;
 const MIN_DISPERSION_SPAN_MS: i64 = 300_000;
 
-/// Estimates the dispersion of stable's errors from the hour before a release. Runs at most once
-/// per objective, and only if the series distinguish pods. Without this estimate, the first cluster
-/// of errors in a release would count as evidence. With server-side aggregation only one slice is
-/// read.
+/// Length of the history before that hour, which is read in steps of some minutes, in milliseconds.
+const COARSE_SPAN_MS: i64 = 23 * 3_600_000;
+
+/// Estimates the dispersion of stable's errors from the hour before a release, and where the series
+/// distinguish pods also from the day before. Runs at most once per objective. Without this
+/// estimate, the first cluster of errors in a release would count as evidence. With server-side
+/// aggregation only one slice of the hour is read.
 ///
 /// # Errors
 /// Returns an error only if the server is unavailable, so that the caller retries. A range that is
@@ -28,6 +32,7 @@ pub async fn estimate_dispersion(
     index: usize,
 ) -> Result<(), QueryError> {
     let to_ms = release.began_ms;
+    estimate_coarse_dispersion(poller, release, index).await?;
     let mut span_ms = if release.is_aggregated(index) {
         SLICE_MS
     } else {
@@ -46,6 +51,55 @@ pub async fn estimate_dispersion(
         }
     }
     Ok(())
+}
+
+/// Estimates the dispersion over hours from the day before a release, which Prometheus adds up in
+/// steps of some minutes. Clients that fail all day and pods on a slow node show only there. What
+/// cannot be read is skipped: the day, or half of it, and so on, is not required.
+async fn estimate_coarse_dispersion(
+    poller: &Poller,
+    release: &mut ReleaseAnalysis,
+    index: usize,
+) -> Result<(), QueryError> {
+    let Some(history) = release.coarse_history(index) else {
+        return Ok(());
+    };
+    let to_ms = release.began_ms.saturating_sub(DISPERSION_SPAN_MS);
+    let mut span_ms = COARSE_SPAN_MS;
+    while span_ms >= DISPERSION_SPAN_MS {
+        match read_coarse_history(poller, release, index, &history, span_ms, to_ms).await {
+            Ok(slice) => {
+                release.estimate_coarse_dispersion(index, &history, &slice.answers);
+                return Ok(());
+            }
+            Err(QueryError::TooLarge(_)) => span_ms /= 2,
+            Err(error) if error.is_server_wide() => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "cannot read stable's errors of the day before the release");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read_coarse_history(
+    poller: &Poller,
+    release: &ReleaseAnalysis,
+    index: usize,
+    history: &CoarseHistory,
+    span_ms: i64,
+    to_ms: i64,
+) -> Result<Slice, QueryError> {
+    let mut slice = Slice::default();
+    let Some(objective_analysis) = release.objectives.get(index) else {
+        return Ok(slice);
+    };
+    for query in history.queries(&objective_analysis.counters, span_ms) {
+        let server = &release.settings.server;
+        slice.push(poller.query_once(server, &query, Some(to_ms)).await?);
+    }
+    Ok(slice)
 }
 
 /// Reads the samples that polling has missed: at the start of a release, after a restart, and after

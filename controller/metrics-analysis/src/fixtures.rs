@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serin_analysis::claim::RoutedUnit;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, PrometheusSpec};
 
@@ -39,6 +40,7 @@ pub fn request() -> AnalysisRequest {
         indicator: Some(Indicator::Traefik),
         counters: None,
         latency: None,
+        endpoint_label: None,
     };
     let analysis = AnalysisSpec {
         prometheus: Some(PrometheusSpec {
@@ -73,6 +75,8 @@ pub fn request() -> AnalysisRequest {
         canary_replica_set: "checkout-bbb".to_owned(),
         pod_sides: BTreeMap::new(),
         pods_created_at: BTreeMap::new(),
+        pod_nodes: BTreeMap::new(),
+        routed_unit: RoutedUnit::Request,
         weight: Weight::percent(20),
         pace: None,
         evidence_required_at: None,

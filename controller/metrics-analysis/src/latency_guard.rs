@@ -4,17 +4,19 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serin_analysis::counters::CounterConfig;
+use serin_analysis::counters::{CounterConfig, RoundBuilder};
 use serin_analysis::decision::LatencyGuardInput;
-use serin_analysis::latency::{LatencyGuard, LatencyGuardState};
+use serin_analysis::latency::{EdgeHistory, LatencyGuard, LatencyGuardState};
 use serin_analysis::objective::RoundContext;
-use serin_analysis::{ObjectiveConfig, SampleBatch};
+use serin_analysis::{Arm, ObjectiveConfig, SampleBatch};
 use serin_crds::analysis::{GuardAction, ObjectiveSpec};
 
 use crate::counter_selectors::CounterSelectors;
+use crate::objective_analysis::ObjectiveAnalysis;
 use crate::prometheus::Answer;
-use crate::sample_reader::{SampleReader, common_edges};
+use crate::sample_reader::{SampleReader, edges_of};
 use crate::server_side_aggregation::{ServerSideAggregation, known_buckets};
+use crate::target_deduplicator::TargetDeduplicator;
 
 /// The latency guard of one objective and its evidence.
 #[derive(Debug)]
@@ -65,20 +67,62 @@ impl ObjectiveLatencyGuard {
         (before, context): (PriorEvidence, &RoundContext),
     ) {
         let edges = self.compared_edges(counters, answers[1], before);
-        for (index, reading) in
-            SampleReader::for_edges(counters, answers, &edges, pods_created_at, began_ms)
-                .iter()
-                .enumerate()
-        {
-            let samples = reading.samples();
-            let feed = SampleBatch {
-                samples: &samples,
+        let readings =
+            SampleReader::for_edges(counters, answers, &edges, pods_created_at, began_ms);
+        let samples: Vec<_> = readings.iter().map(SampleReader::samples).collect();
+        let batches: Vec<_> = readings
+            .iter()
+            .zip(&samples)
+            .map(|(reading, samples)| SampleBatch {
+                samples,
                 source_created_ms: &reading.source_created_ms,
                 settled_ms,
                 now_ms,
+            })
+            .collect();
+        self.guard.observe(&mut self.state, &batches, context);
+    }
+
+    /// Learns from the samples before the release, which began at `to_ms`, how slow requests
+    /// cluster in stable's pods.
+    pub(crate) fn learn(
+        &mut self,
+        counters: &CounterSelectors,
+        answers: [&Answer; 2],
+        (from_ms, to_ms): (i64, i64),
+    ) {
+        let edges = edges_of(counters, known_buckets(answers[1]), &[Arm::Stable]);
+        let no_times = BTreeMap::new();
+        let readings = SampleReader::for_edges(counters, answers, &edges, &no_times, from_ms);
+        let history = edges.iter().zip(&readings).map(|(seconds, reading)| {
+            let batch = SampleBatch {
+                samples: &reading.samples(),
+                source_created_ms: &reading.source_created_ms,
+                settled_ms: to_ms,
+                now_ms: to_ms,
             };
-            self.guard.observe(&mut self.state, index, &feed, context);
-        }
+            let ticks = RoundBuilder::resume(self.guard.counters(), from_ms, from_ms)
+                .add_samples(&batch)
+                .ticks;
+            EdgeHistory::from_ticks(*seconds, &ticks)
+        });
+        self.state.learn(history.collect());
+    }
+
+    /// Learns from the aggregated answers before the release.
+    pub(crate) fn learn_aggregates(
+        &mut self,
+        counters: &CounterSelectors,
+        sums: ServerSideAggregation,
+        answers: [&Answer; 2],
+    ) {
+        let edges = edges_of(counters, known_buckets(answers[1]), &[Arm::Stable]);
+        let rounds = sums.rounds_of_edges(counters, answers, &edges);
+        let history = edges
+            .iter()
+            .zip(&rounds)
+            .map(|(seconds, rounds)| EdgeHistory::from_ticks(*seconds, &rounds.ticks));
+        self.state.learn(history.collect());
     }
 
     /// Evaluates the aggregated answers to the queries of all requests and of all buckets.
@@ -90,14 +134,8 @@ impl ObjectiveLatencyGuard {
         (before, context): (PriorEvidence, &RoundContext),
     ) {
         let edges = self.compared_edges(counters, answers[1], before);
-        for (index, rounds) in sums
-            .rounds_of_edges(counters, answers, &edges)
-            .into_iter()
-            .enumerate()
-        {
-            self.guard
-                .observe_rounds(&mut self.state, index, rounds, context);
-        }
+        let rounds = sums.rounds_of_edges(counters, answers, &edges);
+        self.guard.observe_rounds(&mut self.state, rounds, context);
     }
 
     /// The compared bucket bounds in seconds. They are fixed by the first answer that has common
@@ -109,7 +147,8 @@ impl ObjectiveLatencyGuard {
         before: PriorEvidence,
     ) -> Vec<f64> {
         if self.state.edges.is_empty() {
-            let edges = common_edges(counters, known_buckets(buckets));
+            let both = [Arm::Canary, Arm::Stable];
+            let edges = edges_of(counters, known_buckets(buckets), &both);
             self.guard
                 .set_edges(&mut self.state, &edges, before.round_at_ms, before.k);
         }
@@ -126,6 +165,32 @@ impl ObjectiveLatencyGuard {
         LatencyGuardInput {
             state: &self.state,
             rolls_back: self.action == GuardAction::RollBack,
+        }
+    }
+}
+
+impl ObjectiveAnalysis {
+    /// Lets the guard learn from the answers to the queries of the time before the release, from
+    /// and to these times in milliseconds since the epoch.
+    pub(crate) fn learn_guard_history(&mut self, answers: &[Answer], times: (i64, i64)) {
+        let sums = self.aggregation();
+        let Some(guard) = &mut self.guard else {
+            return;
+        };
+        match (sums, answers) {
+            (Some(sums), [total, _, _, buckets, ..]) => {
+                guard.learn_aggregates(&self.counters, sums, [total, buckets]);
+            }
+            (None, [total, _, buckets, ..]) => {
+                // Series that cannot be assigned before the release cannot be assigned during it
+                // either, and are reported then.
+                if let Ok([total, buckets]) =
+                    TargetDeduplicator::default().deduplicate(&self.counters, [total, buckets])
+                {
+                    guard.learn(&self.counters, [&total, &buckets], times);
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -206,6 +271,7 @@ mod tests {
         let context = RoundContext {
             warm_up_ends_ms: 0,
             weight_changed_at_ms: 0,
+            canary_pods: Vec::new(),
         };
         let before = PriorEvidence {
             round_at_ms,
@@ -261,6 +327,52 @@ mod tests {
             observed(30, &[]).state.edges.len(),
             0,
             "nor one that the canary does not have"
+        );
+    }
+
+    #[test]
+    fn the_hour_before_the_release_sets_the_rates_of_its_first_scrape() {
+        let counters = CounterSelectors::new(&objective(), &request()).unwrap();
+        let config = ObjectiveConfig::new("latency", 0.99, 1_000);
+        let mut learned = ObjectiveLatencyGuard::new(&objective(), &config, 29_000, None).unwrap();
+        let other = "checkout-aaa-22222";
+        let mut history = answers(30, &[]);
+        let second: Vec<_> = history
+            .iter()
+            .map(|answer| {
+                let of_stable = |series: &&Series| series.labels["pod"] == STABLE;
+                let mut second: Vec<Series> = answer.iter().filter(of_stable).cloned().collect();
+                for series in &mut second {
+                    series.labels.insert("pod".to_owned(), other.to_owned());
+                    series
+                        .labels
+                        .insert("instance".to_owned(), other.to_owned());
+                }
+                second
+            })
+            .collect();
+        for (answer, second) in history.iter_mut().zip(second) {
+            answer.extend(second);
+        }
+        learned.learn(&counters, history.each_ref(), (0, 29_000));
+        assert!(learned.state.ln_e().abs() < f64::EPSILON);
+        let stored = serde_json::to_string(&learned.state).unwrap();
+        assert!(stored.contains("\"history\""), "{stored}");
+        let mut fresh = ObjectiveLatencyGuard::new(&objective(), &config, 29_000, None).unwrap();
+        for guarded in [&mut learned, &mut fresh] {
+            observe(guarded, answers(31, &["100", "1000"]), 29_000);
+            assert_eq!(guarded.state.edges.len(), 2);
+        }
+        assert!(
+            learned.state.ln_e() > fresh.state.ln_e() + 0.5,
+            "{} {}",
+            learned.state.ln_e(),
+            fresh.state.ln_e()
+        );
+        assert!(
+            !serde_json::to_string(&learned.state)
+                .unwrap()
+                .contains("\"history\"")
         );
     }
 

@@ -5,24 +5,28 @@ mod poll;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serin_analysis::bake::BakeEvidence;
 use serin_analysis::decision::Availability;
-use serin_analysis::objective::RoundContext;
-use serin_analysis::{Objective, ObjectiveState, RoundReport, SampleBatch};
+use serin_analysis::objective::{PodWarmUp, RoundContext};
+use serin_analysis::{
+    Arm, Objective, ObjectiveConfig, ObjectiveState, PodId, RoundReport, SampleBatch,
+};
 use serin_crds::analysis::ObjectiveSpec;
 
 use crate::checkpoint::ObjectiveCheckpoint;
 use crate::counter_selectors::{AnalysisError, CounterSelectors};
+use crate::endpoints::ObjectiveEndpoints;
 use crate::histogram::EDGE_LABEL;
 use crate::latency_guard::{ObjectiveLatencyGuard, PriorEvidence};
-use crate::prometheus::{Answer, QueryError};
-use crate::sample_reader::{EMPTY_ANSWER, ObjectiveAnswers, SampleReader};
+use crate::prometheus::{Answer, Labels, QueryError};
+use crate::sample_reader::{EMPTY_ANSWER, ObjectiveAnswers, SampleReader, source_key};
 use crate::scrape_interval::ScrapeInterval;
 use crate::server_side_aggregation::ServerSideAggregation;
 use crate::service_slo::ServiceSlo;
-use crate::settings::{Settings, timing};
+use crate::settings::{Settings, millis, timing};
 use crate::target_deduplicator::TargetDeduplicator;
 use plan::evidence_fingerprint;
 
@@ -67,6 +71,9 @@ pub struct ObjectiveAnalysis {
     scrapes: ScrapeInterval,
     /// Whether the spec sets the scrape interval.
     is_configured: bool,
+    /// Names of the pods in the last answer, by their identity in the evidence.
+    pub(crate) pod_names: BTreeMap<u64, String>,
+    endpoints: Option<ObjectiveEndpoints>,
 }
 
 /// Bucket bounds that all native histograms in an answer have in common. Empty if there is no
@@ -91,9 +98,21 @@ fn native_edges(answer: &Answer) -> Vec<f64> {
 /// in milliseconds.
 const MID_RELEASE_MS: i64 = 120_000;
 
+fn objective_config(
+    settings: &Settings,
+    plan: &ObjectivePlan,
+    usual_rate: Option<f64>,
+    verified: bool,
+) -> ObjectiveConfig {
+    ObjectiveConfig {
+        sources_are_pods: plan.counters.distinguishes_pods(),
+        ..settings.objective(&plan.spec, usual_rate, verified)
+    }
+}
+
 /// Objectives that already have evidence estimate the dispersion from their own samples.
-fn can_estimate_dispersion(counters: &CounterSelectors, state: &ObjectiveState) -> bool {
-    counters.distinguishes_pods() && state.evidence.ticks == 0 && state.evidence.phi().is_none()
+fn can_estimate_dispersion(state: &ObjectiveState) -> bool {
+    state.evidence.ticks == 0 && state.evidence.phi().is_none()
 }
 
 impl ObjectiveAnalysis {
@@ -108,7 +127,8 @@ impl ObjectiveAnalysis {
         let mut plan = plan;
         plan.counters.choose_layout(&plan.service.layouts);
         if let Some(stored) = stored.filter(|stored| stored.fingerprint == fingerprint) {
-            let config = settings.objective(&plan.spec, stored.usual_rate, plan.counters.verified);
+            let config =
+                objective_config(settings, &plan, stored.usual_rate, plan.counters.verified);
             match Objective::resume(config, &stored.state) {
                 Ok(objective) => return Ok(Self::resume(settings, plan, objective, stored)),
                 Err(error) => {
@@ -118,7 +138,7 @@ impl ObjectiveAnalysis {
         }
         let usual_rate = plan.service.usual_rate();
         let verified = plan.counters.verified || plan.service.errors_seen;
-        let config = settings.objective(&plan.spec, usual_rate, verified);
+        let config = objective_config(settings, &plan, usual_rate, verified);
         // An objective that is added during a release is counted from now on.
         let began_ms = if now_ms.saturating_sub(began_ms) > MID_RELEASE_MS {
             now_ms
@@ -178,9 +198,11 @@ impl ObjectiveAnalysis {
             guard,
         } = stored;
         let began_ms = state.evidence.began_ms;
+        let mut state = state;
+        let endpoints = ObjectiveEndpoints::new(&spec, objective.config().counters, &mut state);
         Self {
             guard: ObjectiveLatencyGuard::new(&spec, objective.config(), began_ms, guard),
-            needs_dispersion: can_estimate_dispersion(&counters, &state),
+            needs_dispersion: can_estimate_dispersion(&state),
             bake: bake.filter(|bake| bake.is_compatible(objective.bets())),
             spec,
             counters,
@@ -196,6 +218,8 @@ impl ObjectiveAnalysis {
             ambiguity: None,
             scrapes: ScrapeInterval::new(settings.scrape_interval_ms(), scrape_interval_ms),
             is_configured: settings.scrape_interval_is_set,
+            pod_names: BTreeMap::new(),
+            endpoints,
         }
     }
 
@@ -214,6 +238,46 @@ impl ObjectiveAnalysis {
     /// The server-side aggregation, if it is enabled.
     pub(crate) fn aggregation(&self) -> Option<ServerSideAggregation> {
         self.aggregation
+    }
+
+    /// Whether the temper is learned from the differences of stable's pods.
+    pub(crate) fn learns_from_pods(&self) -> bool {
+        self.needs_dispersion && self.counters.distinguishes_pods()
+    }
+
+    /// The context with the ages of the canary's pods by scrape target, as far as the series show
+    /// which pod they are of.
+    fn with_pod_ages(
+        &self,
+        context: &RoundContext,
+        series: &Answer,
+        pods_created_at: &BTreeMap<String, Timestamp>,
+    ) -> RoundContext {
+        if !self.counters.distinguishes_pods() {
+            return context.clone();
+        }
+        let warm_up = Duration::try_from_secs_f64(self.objective.config().evidence.warm_up_seconds);
+        let warm_up_ms = millis(warm_up.unwrap_or_default());
+        let age = |labels: &Labels| {
+            let pod = self.counters.pod(labels)?;
+            let is_canary = self.counters.arm(labels) == Some(Arm::Canary);
+            let created_at = pods_created_at.get(pod).filter(|_| is_canary)?;
+            let source = PodId::from_name(&source_key(labels, Some(pod)));
+            Some((source, created_at.as_millisecond()))
+        };
+        let started: BTreeMap<PodId, i64> = series
+            .iter()
+            .filter_map(|series| age(&series.labels))
+            .collect();
+        let warm_ups = started.into_iter().map(|(pod, started_ms)| PodWarmUp {
+            pod,
+            started_ms,
+            ends_ms: started_ms.saturating_add(warm_up_ms),
+        });
+        RoundContext {
+            canary_pods: warm_ups.collect(),
+            ..context.clone()
+        }
     }
 
     /// The learned scrape interval, or the configured one.
@@ -240,6 +304,9 @@ impl ObjectiveAnalysis {
         self.objective.set_timing(timing);
         if let Some(guard) = &mut self.guard {
             guard.set_counters(timing.counters);
+        }
+        if let Some(endpoints) = &mut self.endpoints {
+            endpoints.set_counters(timing.counters);
         }
         if self.aggregation.take().is_some() {
             self.switch_to_server_side_aggregation();
@@ -285,6 +352,8 @@ impl ObjectiveAnalysis {
         let known = self.targets.without_changed_pods(pods_created_at);
         let pods_created_at: &BTreeMap<String, Timestamp> = &known;
         let creation_times = (pods_created_at, began_ms);
+        let context = &self.with_pod_ages(context, total, pods_created_at);
+        self.record_pod_names(total);
         let reading = SampleReader::new(&self.counters, total, second, pods_created_at, began_ms);
         let samples = reading.samples();
         self.learn_scrape_interval(
@@ -307,6 +376,15 @@ impl ObjectiveAnalysis {
                 (before, context),
             );
         }
+        if let Some(endpoints) = &mut self.endpoints {
+            endpoints.observe(
+                (&self.objective, &mut self.state),
+                &self.counters,
+                [total, second],
+                &feed,
+                context,
+            );
+        }
         let report = self.objective.observe(&mut self.state, &feed, context);
         self.record_round_report(&report);
     }
@@ -315,6 +393,7 @@ impl ObjectiveAnalysis {
     pub(crate) fn observe_aggregates(
         &mut self,
         answers: &[Answer],
+        pods_created_at: &BTreeMap<String, Timestamp>,
         now_ms: i64,
         context: &RoundContext,
     ) {
@@ -333,6 +412,8 @@ impl ObjectiveAnalysis {
             return;
         };
         let (total, second, scraped): (&Answer, &Answer, &Answer) = (&total, &second, &scraped);
+        let context = &self.with_pod_ages(context, total, pods_created_at);
+        self.record_pod_names(total);
         let before = self.prior_evidence();
         if let (Some(guard), [_]) = (&mut self.guard, buckets) {
             guard.observe_aggregates(

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serin_analysis::bake::BakeEvidence;
-use serin_analysis::objective::RoundContext;
-use serin_analysis::{Objective, SampleBatch};
+use serin_analysis::objective::{PodWarmUp, RoundContext};
+use serin_analysis::{Objective, PodId, SampleBatch};
 use serin_core::units::{Revision, Weight};
 
 use crate::checkpoint::{Checkpoint, RollbackDecision, previous_ended_second};
 use crate::checks::{CheckContext, Checks};
+use crate::coarse_history::CoarseHistory;
 use crate::counter_selectors::AnalysisError;
 use crate::objective_analysis::{ObjectiveAnalysis, ObjectivePlan, ObjectivePoll, ReadFailure};
 use crate::prometheus::{Answer, QueryError, Server, newest_ms};
@@ -56,6 +57,8 @@ pub struct ReleaseAnalysis {
     /// Creation times of pods. Canary pods of an earlier attempt are excluded, because their
     /// earlier requests do not belong to this attempt.
     pods_created_at: BTreeMap<String, Timestamp>,
+    /// Node of each pod whose node is known, by the name of the pod.
+    pub(crate) pod_nodes: BTreeMap<String, String>,
     /// Creation times of all canary pods, including those of earlier attempts, in milliseconds
     /// since the epoch.
     canary_created_ms: Vec<i64>,
@@ -117,6 +120,7 @@ impl ReleaseAnalysis {
             freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
             pods_created_at: BTreeMap::new(),
+            pod_nodes: BTreeMap::new(),
             canary_created_ms: Vec::new(),
             previous_ended_at: request.previous_ended_at,
             burned_before: checkpoint.burned_before,
@@ -138,6 +142,8 @@ impl ReleaseAnalysis {
         }
         self.proven_at = request.evidence_required_at;
         self.freeze_lifted = request.freeze_lifted;
+        self.settings.analysis.routed_unit = request.routed_unit;
+        self.pod_nodes.clone_from(&request.pod_nodes);
         for objective_analysis in &mut self.objectives {
             objective_analysis
                 .counters
@@ -236,6 +242,37 @@ impl ReleaseAnalysis {
             .is_some_and(|objective_analysis| objective_analysis.needs_dispersion)
     }
 
+    /// The queries for stable's errors of the day before the release in steps of some minutes, and
+    /// the time range of that day: start and end in milliseconds since the epoch. `None` if the
+    /// objective learns nothing from it.
+    pub(crate) fn coarse_history(&self, index: usize) -> Option<CoarseHistory> {
+        let objective_analysis = self.objectives.get(index)?;
+        objective_analysis
+            .learns_from_pods()
+            .then(|| CoarseHistory::new(objective_analysis.scrape_interval_ms()))
+    }
+
+    /// Estimates the dispersion of stable's errors over longer times, from the answers to the queries
+    /// of [`Self::coarse_history`].
+    pub(crate) fn estimate_coarse_dispersion(
+        &mut self,
+        index: usize,
+        history: &CoarseHistory,
+        answers: &[Answer],
+    ) {
+        let (Some(objective_analysis), [total, second, scraped, ..]) =
+            (self.objectives.get_mut(index), answers)
+        else {
+            return;
+        };
+        let sums = history.aggregation();
+        let rounds = sums.rounds(&objective_analysis.counters, [total, second, scraped]);
+        objective_analysis
+            .state
+            .evidence
+            .learn_coarse_dispersion(&rounds.ticks, history.level());
+    }
+
     /// Estimates the dispersion of stable's errors from the samples between `from_ms` and the start
     /// of the release.
     pub(crate) fn estimate_dispersion(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
@@ -243,13 +280,16 @@ impl ReleaseAnalysis {
             return;
         };
         objective_analysis.needs_dispersion = false;
+        objective_analysis.learn_guard_history(answers, (from_ms, self.began_ms));
         if let Some(sums) = objective_analysis.aggregation() {
             if let [total, second, scraped, ..] = answers {
-                let rounds = sums.rounds(&objective_analysis.counters, [total, second, scraped]);
-                objective_analysis
-                    .state
-                    .evidence
-                    .learn_dispersion(&rounds.ticks);
+                let mut rounds =
+                    sums.rounds(&objective_analysis.counters, [total, second, scraped]);
+                Objective::learn_dispersion(
+                    objective_analysis.objective.config(),
+                    &mut objective_analysis.state,
+                    &mut rounds.ticks,
+                );
             }
             return;
         }
@@ -282,7 +322,7 @@ impl ReleaseAnalysis {
             settled_ms: self.began_ms,
             now_ms: self.began_ms,
         };
-        let config = objective_analysis.objective.config().counters;
+        let config = objective_analysis.objective.config();
         Objective::estimate_dispersion(config, &mut objective_analysis.state, &history, from_ms);
     }
 
@@ -336,15 +376,29 @@ impl ReleaseAnalysis {
     pub(crate) fn observe_aggregates(&mut self, index: usize, answers: &[Answer], now_ms: i64) {
         let context = self.round_context();
         if let Some(objective_analysis) = self.objectives.get_mut(index) {
-            objective_analysis.observe_aggregates(answers, now_ms, &context);
+            let created_at = &self.pods_created_at;
+            objective_analysis.observe_aggregates(answers, created_at, now_ms, &context);
         }
     }
 
-    const fn round_context(&self) -> RoundContext {
+    fn round_context(&self) -> RoundContext {
         RoundContext {
             warm_up_ends_ms: self.warm_up_ends_ms,
             weight_changed_at_ms: self.weight_changed_at_ms,
+            canary_pods: self.canary_warm_ups().collect(),
         }
+    }
+
+    /// The warm-ups of the canary's pods, for sources that do not distinguish pods.
+    fn canary_warm_ups(&self) -> impl Iterator<Item = PodWarmUp> {
+        let warm_up_ms = millis(self.settings.warm_up);
+        self.canary_created_ms
+            .iter()
+            .map(move |created_ms| PodWarmUp {
+                pod: PodId::default(),
+                started_ms: *created_ms,
+                ends_ms: created_ms.saturating_add(warm_up_ms),
+            })
     }
 
     /// Switches an objective to server-side aggregation for the rest of the release, because a

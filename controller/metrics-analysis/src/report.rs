@@ -14,7 +14,6 @@ use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::{AnalysisReport, ReportKind, SatisfiedRequirements};
 use serin_core::plan::Requirements;
 use serin_core::state::AbortCause;
-use serin_core::text::Message;
 use serin_core::units::Weight;
 
 use crate::budget;
@@ -43,9 +42,13 @@ impl ReleaseAnalysis {
     pub fn snapshot(&mut self, now_ms: i64) -> AnalysisSnapshot {
         let config = self.decision_config();
         self.update_initial_burn(now_ms);
-        let evaluation = self.evaluate(&config, now_ms);
+        let mut evaluation = self.evaluate(&config, now_ms);
+        if self.exclude_outlier(&evaluation, &config, now_ms) {
+            evaluation = self.evaluate(&config, now_ms);
+        }
         self.update_freshness(&evaluation, now_ms);
-        let mut report = self.report(&evaluation, now_ms);
+        let report = self.report(&evaluation, now_ms);
+        let mut report = self.apply_outlier(report, &evaluation, now_ms);
         // With an evidence-driven pace, sufficient evidence is the last step before promotion.
         let suffices = report.kind() == ReportKind::Sufficient && !self.by_steps;
         if suffices
@@ -71,7 +74,14 @@ impl ReleaseAnalysis {
         let evidence = evaluation.objectives.iter().zip(&self.objectives).map(
             |(objective, objective_analysis)| {
                 let mut status = evidence_status(objective, &config, self.requests_per_second());
-                status.note = objective_analysis.read_note().map(Message::from);
+                let notes: Vec<String> = [
+                    objective_analysis.read_note(),
+                    self.stable_pod_note(objective_analysis, objective),
+                ]
+                .into_iter()
+                .flatten()
+                .collect();
+                status.note = (!notes.is_empty()).then(|| notes.join(" ").into());
                 status
             },
         );
@@ -250,7 +260,12 @@ impl ReleaseAnalysis {
             return breach;
         }
         match evaluation.verdict {
-            Verdict::RollBack(cause) => AnalysisReport::breached(abort_cause(cause), message),
+            Verdict::RollBack(cause) => {
+                let sentences: Vec<String> = std::iter::once(message)
+                    .chain(self.pods_sentence(evaluation))
+                    .collect();
+                AnalysisReport::breached(abort_cause(cause), sentences.join(" "))
+            }
             _ if self.weight.is_zero() && self.is_spent(evaluation) => {
                 let spent: Vec<_> = evaluation
                     .objectives

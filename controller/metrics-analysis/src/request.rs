@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serin_analysis::Arm;
+use serin_analysis::claim::RoutedUnit;
 use serin_core::observed::AnalysisReport;
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
@@ -68,6 +69,10 @@ pub struct AnalysisRequest {
     /// Creation times of the pods of both sides, by name. A pod that is not listed counts from its
     /// second scrape on.
     pub pods_created_at: BTreeMap<String, Timestamp>,
+    /// Node of each pod whose node is known, by the name of the pod. Only for messages.
+    pub pod_nodes: BTreeMap<String, String>,
+    /// What is assigned to a side as a whole. Only the stated condition of the bound depends on it.
+    pub routed_unit: RoutedUnit,
     /// Effective canary weight. At zero there is no analysis.
     pub weight: Weight,
     /// Bounds of an evidence-driven pace. `None` if explicit steps set the pace.

@@ -205,15 +205,17 @@ pub(crate) fn is_bucket_edge(counters: &CounterSelectors, labels: &Labels, secon
     edge_seconds(counters, labels).is_some_and(|edge| find_edge(&[edge], seconds).is_ok())
 }
 
-/// Bucket bounds that all series of a histogram have on both sides, in seconds and in ascending
-/// order. Empty while one side has no series.
-pub(crate) fn common_edges<'a>(
+/// Bucket bounds that all series of a histogram have in common, in seconds and in ascending order.
+/// Empty while one of these sides has no series.
+pub(crate) fn edges_of<'a>(
     counters: &CounterSelectors,
     buckets: impl Iterator<Item = &'a Labels>,
+    sides: &[Arm],
 ) -> Vec<f64> {
     let mut edges: BTreeMap<(Arm, String, String), Vec<f64>> = BTreeMap::new();
     for labels in buckets {
-        if let (Some(arm), Some(edge)) = (counters.arm(labels), edge_seconds(counters, labels)) {
+        let arm = counters.arm(labels).filter(|arm| sides.contains(arm));
+        if let (Some(arm), Some(edge)) = (arm, edge_seconds(counters, labels)) {
             let key = (
                 arm,
                 source_key(labels, counters.pod(labels)),
@@ -226,7 +228,7 @@ pub(crate) fn common_edges<'a>(
     let Some(first) = edges
         .values()
         .next()
-        .filter(|_| has(Arm::Canary) && has(Arm::Stable))
+        .filter(|_| sides.iter().all(|side| has(*side)))
     else {
         return Vec::new();
     };
@@ -256,7 +258,7 @@ pub(crate) fn source_key(labels: &Labels, pod: Option<&str>) -> String {
 
 /// Distinguishes a series from others of the same source. The count of a histogram and its bucket
 /// have the same key.
-fn series_key(labels: &Labels, kind_of_second: CounterKind) -> String {
+pub(crate) fn series_key(labels: &Labels, kind_of_second: CounterKind) -> String {
     let mut name = String::new();
     let is_told = |label: &str| {
         kind_of_second != CounterKind::Good || !["__name__", EDGE_LABEL].contains(&label)

@@ -184,6 +184,7 @@ impl Settings {
             config.evidence = config.evidence.with_history(rate);
         }
         config.evidence.clip = Some(-self.analysis.alpha.ln());
+        config.evidence.warm_up_seconds = self.warm_up.as_secs_f64();
         config.evidence.restarts = serin_analysis::config::Restarts::EveryMinute {
             max_duration_seconds: self.max_duration.as_secs_f64().max(1.0),
         };

@@ -1,5 +1,6 @@
 //! The Kubernetes API client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::client::ClientBuilder;
@@ -7,6 +8,8 @@ use kube::{Client, Config};
 use tower::timeout::TimeoutLayer;
 
 use crate::request_rate::RequestRateLayer;
+use crate::slot_limit::SharedSlotLimit;
+use crate::write_latency::WriteLatencyLayer;
 
 /// Maximum time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,16 +28,21 @@ pub enum ClientError {
 }
 
 /// Creates a client from the environment: from a kubeconfig, or from the ServiceAccount of the pod.
-/// It sends at most this number of requests per second, except for Leases. 0 is no limit.
+/// It sends at most this number of requests per second, except for Leases. 0 is no limit. The
+/// latency of its writes is reported to `slots`.
 ///
 /// # Errors
 /// The environment contains no configuration, or the configuration is invalid.
-pub async fn infer(requests_per_second: u32) -> Result<Client, ClientError> {
+pub async fn infer(
+    requests_per_second: u32,
+    slots: Arc<SharedSlotLimit>,
+) -> Result<Client, ClientError> {
     let mut config = Config::infer().await?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // The reconcile loop retries. Retries inside the client would block one reconcile for minutes.
     config.default_retry = false;
     Ok(ClientBuilder::try_from(config)?
+        .with_layer(&WriteLatencyLayer::new(slots))
         .with_layer(&TimeoutLayer::new(RESPONSE_TIMEOUT))
         .with_layer(&RequestRateLayer::new(requests_per_second))
         .build())

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use serin_core::lease::Timing;
+use serin_core::lease::{LEASE_BOUNDS, Timing, TimingError};
 use serin_crds::literals::parse_duration;
 use serin_metrics_analysis::prometheus::{AllowedAddress, is_label_name};
 
 use crate::analysis::DefaultServer;
+use crate::scope::{Scope, parse_selector};
 use crate::telemetry;
 
 /// The Serin controller: progressive delivery with error budgets for Kubernetes.
@@ -19,9 +20,28 @@ pub struct Config {
     /// Command to run. Runs the controller if no command is given
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Namespace to manage Rollouts in. All namespaces if not set
-    #[arg(long, env = "SERIN_NAMESPACE")]
-    pub namespace: Option<String>,
+    /// Namespace to manage Rollouts in. Repeat it, or separate namespaces by commas. All namespaces
+    /// if not set
+    #[arg(
+        long = "watch-namespaces",
+        visible_alias = "namespace",
+        env = "SERIN_NAMESPACE",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        value_parser = namespace_name,
+        conflicts_with = "namespace_selector"
+    )]
+    pub watch_namespaces: Vec<String>,
+    /// Label selector of the namespaces to manage Rollouts in, in the syntax of kubectl get -l. All
+    /// namespaces are watched, and nothing is changed in those that do not match. A changed label
+    /// counts at once
+    #[arg(
+        long,
+        env = "SERIN_NAMESPACE_SELECTOR",
+        value_name = "SELECTOR",
+        value_parser = parse_selector
+    )]
+    pub namespace_selector: Option<String>,
     /// Prometheus URL for Rollouts that specify none, for example http://prometheus.monitoring:9090
     #[arg(long, env = "SERIN_PROMETHEUS_ADDRESS")]
     pub prometheus_address: Option<String>,
@@ -81,9 +101,19 @@ pub struct Config {
     /// Name of the Lease
     #[arg(long, env = "SERIN_LEASE_NAME", default_value = "serin")]
     pub lease_name: String,
-    /// Lease duration, from 2s to 10m. The leader renews every quarter of it
-    #[arg(long, env = "SERIN_LEASE_DURATION", default_value = "4s", value_parser = lease_duration)]
+    /// Lease duration, from 1s to 10m. After the death of the leader, a standby takes over within
+    /// this time
+    #[arg(long, env = "SERIN_LEASE_DURATION", default_value = "1500ms", value_parser = lease_duration)]
     pub lease_duration: Duration,
+    /// Time after its last renewal at which a leader stops acting. Defaults to three quarters of the
+    /// lease duration. The leader tolerates a response time of the API server of this time minus the
+    /// renew interval
+    #[arg(long, env = "SERIN_LEASE_RENEW_DEADLINE", value_parser = parse_duration)]
+    pub lease_renew_deadline: Option<Duration>,
+    /// Interval at which the leader renews the Lease. Defaults to a sixth of the lease duration, and
+    /// is at most half of the renew deadline
+    #[arg(long, env = "SERIN_LEASE_RENEW_INTERVAL", value_parser = parse_duration)]
+    pub lease_renew_interval: Option<Duration>,
     /// Name of this process in Events and in the Lease, normally the pod name
     #[arg(long, env = "POD_NAME", default_value = "serin-controller")]
     pub pod_name: String,
@@ -154,15 +184,38 @@ impl Config {
         self.prometheus_headers_dir.is_some() && !is_encrypted
     }
 
-    /// The timing of the leader election. A leader that cannot renew stops acting well before
-    /// another candidate may take over.
-    pub fn timing(&self) -> Timing {
-        let lease = self.lease_duration;
-        Timing {
-            lease,
-            renew_every: lease / 4,
-            fence_after: lease * 5 / 8,
+    /// The namespaces to manage.
+    pub fn scope(&self) -> Scope {
+        match &self.namespace_selector {
+            Some(selector) => Scope::Selected(selector.clone()),
+            None if self.watch_namespaces.is_empty() => Scope::All,
+            None => Scope::Namespaces(self.watch_namespaces.iter().cloned().collect()),
         }
+    }
+
+    /// The timing of the leader election. A leader that cannot renew stops acting before another
+    /// candidate may take over.
+    ///
+    /// # Errors
+    /// The values do not guarantee that.
+    pub fn timing(&self) -> Result<Timing, TimingError> {
+        let defaults = Timing::from_lease(self.lease_duration);
+        let timing = Timing {
+            renew_every: self.lease_renew_interval.unwrap_or(defaults.renew_every),
+            fence_after: self.lease_renew_deadline.unwrap_or(defaults.fence_after),
+            ..defaults
+        };
+        timing.validate().map(|()| timing)
+    }
+}
+
+fn namespace_name(text: &str) -> Result<String, String> {
+    let is_permitted = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let is_edge_valid = !text.starts_with('-') && !text.ends_with('-');
+    if (1..=63).contains(&text.len()) && text.bytes().all(is_permitted) && is_edge_valid {
+        Ok(text.to_owned())
+    } else {
+        Err("use the name of a namespace, for example shop".to_owned())
     }
 }
 
@@ -176,11 +229,11 @@ fn label_name(text: &str) -> Result<String, String> {
 
 fn lease_duration(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
-    let bounds = Duration::from_secs(2)..=Duration::from_secs(600);
-    if bounds.contains(&duration) {
+    let (shortest, longest) = LEASE_BOUNDS;
+    if (shortest..=longest).contains(&duration) {
         Ok(duration)
     } else {
-        Err("use 2s to 10m".to_owned())
+        Err("use 1s to 10m".to_owned())
     }
 }
 
@@ -211,10 +264,31 @@ mod tests {
     #[test]
     fn the_default_timing_equals_the_core_default() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.timing(), Timing::default());
+        assert_eq!(config.timing(), Ok(Timing::default()));
         assert!(config.leader_elect);
         assert!(!parse(&["--leader-elect=false"]).unwrap().leader_elect);
         assert!(parse(&["--leader-elect"]).unwrap().leader_elect);
+    }
+
+    #[test]
+    fn the_scope_is_a_list_of_namespaces_or_a_label_selector() {
+        let scope = |arguments: &[&str]| parse(arguments).map(|config| config.scope());
+        assert_eq!(scope(&[]).unwrap(), Scope::All);
+        let listed = ["--watch-namespaces=shop,pay", "--watch-namespaces", "web"];
+        let names = ["pay", "shop", "web"].map(str::to_owned);
+        assert_eq!(scope(&listed).unwrap(), Scope::Namespaces(names.into()));
+        assert_eq!(
+            scope(&["--namespace-selector", "team in (a, b)"]).unwrap(),
+            Scope::Selected("team in (a, b)".to_owned())
+        );
+        for invalid in [
+            &["--watch-namespaces", "Shop"][..],
+            &["--watch-namespaces="],
+            &["--namespace-selector", "team in a"],
+            &["--namespace", "shop", "--namespace-selector", "team=a"],
+        ] {
+            assert!(scope(invalid).is_err(), "{invalid:?}");
+        }
     }
 
     #[test]
@@ -237,12 +311,24 @@ mod tests {
             parse(&["--prometheus-headers-dir", "/headers"]).is_err(),
             "headers require a Prometheus address"
         );
-        assert!(parse(&["--lease-duration", "1s"]).is_err());
+        assert!(parse(&["--lease-duration", "999ms"]).is_err());
         assert!(parse(&["--lease-duration", "soon"]).is_err());
         assert!(parse(&["--watchdog-timeout", "1s"]).is_err());
         assert!(parse(&["--max-requests-per-second", "9"]).is_err());
         assert!(parse(&["--max-requests-per-second", "50"]).is_ok());
         assert!(parse(&["--watchdog-timeout", "0s"]).is_ok());
+    }
+
+    #[test]
+    fn a_timing_that_is_not_safe_is_refused_at_start() {
+        let timing = |arguments: &[&str]| parse(arguments).unwrap().timing();
+        let long = timing(&["--lease-duration=15s", "--lease-renew-interval=2s"]).unwrap();
+        assert_eq!(long.renew_every, Duration::from_secs(2));
+        assert_eq!(long.fence_after, Duration::from_millis(11_250));
+        let late = timing(&["--lease-duration=15s", "--lease-renew-deadline=15s"]);
+        assert!(matches!(late, Err(TimingError::RenewDeadline { .. })));
+        let rare = timing(&["--lease-renew-interval=1s"]);
+        assert!(matches!(rare, Err(TimingError::RenewInterval { .. })));
     }
 
     #[test]

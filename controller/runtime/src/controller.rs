@@ -19,11 +19,13 @@ use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::command;
 use crate::events::Events;
 use crate::local_state::LocalStates;
+use crate::memory_need::{self, MemoryCheck};
 use crate::ownership::Ownership;
 use crate::queue::Lane;
 use crate::reconcile::{Context, Safeguards, reconcile};
 use crate::state_sizes::StateSizes;
 use crate::telemetry::Metrics;
+use crate::workload::watch_deployments;
 
 /// Maximum time to write the queued Events at shutdown. The next leader waits for it.
 const EVENTS_GRACE: Duration = Duration::from_secs(1);
@@ -31,8 +33,8 @@ const EVENTS_GRACE: Duration = Duration::from_secs(1);
 /// Dependencies of the controller.
 pub struct ControllerDeps {
     pub client: Client,
-    /// The namespace to watch. All namespaces if `None`.
-    pub namespace: Option<String>,
+    /// The namespaces to watch. All namespaces if empty.
+    pub namespaces: Vec<String>,
     /// Maximum number of concurrent reconciles.
     pub concurrency: u16,
     pub clock: Clock,
@@ -56,7 +58,7 @@ pub struct ControllerDeps {
 pub struct Controller {
     context: Arc<Context>,
     rollouts: reflector::store::Writer<RolloutObject>,
-    namespace: Option<String>,
+    namespaces: Vec<String>,
     concurrency: u16,
     dispatcher: Arc<Dispatcher>,
     admission_policy: Option<String>,
@@ -82,7 +84,7 @@ impl Controller {
         );
         let context = Context {
             client: deps.client,
-            namespace: deps.namespace.clone(),
+            watches_all_namespaces: deps.namespaces.is_empty(),
             cache,
             clock: deps.clock,
             ownership: deps.ownership,
@@ -92,11 +94,12 @@ impl Controller {
             local_states: LocalStates::default(),
             safeguards: deps.safeguards,
             slow_namespace_share: usize::from(deps.concurrency / 2).max(1),
+            dispatcher: Arc::clone(&deps.dispatcher),
         };
         Self {
             context: Arc::new(context),
             rollouts,
-            namespace: deps.namespace,
+            namespaces: deps.namespaces,
             concurrency: deps.concurrency,
             dispatcher: deps.dispatcher,
             admission_policy: deps.admission_policy,
@@ -127,11 +130,23 @@ impl Controller {
         let (context, dispatcher) = (self.context, self.dispatcher);
         let watches = Watches {
             client: context.client.clone(),
-            namespace: self.namespace,
+            namespaces: self.namespaces.clone(),
             cluster: Arc::clone(&context.cache),
             dispatcher: Arc::clone(&dispatcher),
             lane: None,
         };
+        let mut namespaces: Vec<_> = self.namespaces.into_iter().map(Some).collect();
+        if namespaces.is_empty() {
+            namespaces.push(None);
+        }
+        for namespace in namespaces {
+            tasks.spawn(watch_deployments(
+                context.client.clone(),
+                namespace,
+                Arc::clone(&context.cache),
+                Arc::clone(&dispatcher),
+            ));
+        }
         let on_deleted = Arc::clone(&context);
         watches.spawn(&mut tasks, self.rollouts, move |uid| {
             on_deleted.forget(uid);
@@ -216,7 +231,12 @@ async fn enqueue_all_on_election(
         if leads {
             for rollout in context.cache.rollouts.state() {
                 let key = rollout.key();
-                dispatcher.enqueue(&key, context.cache.lane(&key));
+                if context.ownership.owns(&key) {
+                    dispatcher.enqueue(&key, context.cache.lane(&key));
+                } else {
+                    // Its namespace is no longer selected.
+                    context.stop(rollout.uid());
+                }
             }
         } else {
             context.on_leadership_lost();
@@ -230,11 +250,21 @@ async fn enqueue_all_on_election(
 
 async fn sweep_commands(context: Arc<Context>, dispatcher: Arc<Dispatcher>) {
     context.cache.wait_until_synced().await;
+    let limit = memory_need::container_limit();
+    let mut memory = MemoryCheck::new(limit);
     let mut ticks = interval(command::SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let rollouts = count(context.cache.rollouts.len());
+        let pods = count(context.cache.pods.entry_count());
         context.metrics.set_rollouts(context.cache.rollouts.len());
+        let needed = memory_need::needed_bytes(rollouts, pods);
+        context.metrics.set_memory(needed, limit);
+        if let Some(warning) = memory.warning(rollouts, pods) {
+            tracing::warn!("{warning}");
+        }
         context
             .metrics
             .set_quarantined(context.local_states.quarantined_count());

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -11,6 +11,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cluster_cache::Key;
 use crate::queue::{Lane, ReconcileQueue};
+use crate::slot_limit::SharedSlotLimit;
+
+/// Time after a reconcile for which requests that are not urgent are collected. A write is followed
+/// by several watch events: its own, and those of the controllers that it concerns.
+const SETTLE_TIME: Duration = Duration::from_millis(50);
 
 /// The result of a reconcile: when the Rollout is reconciled again if nothing changes before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +31,26 @@ pub enum Action {
 pub struct Dispatcher {
     queue: Mutex<ReconcileQueue>,
     changed: Notify,
+    limit: Arc<SharedSlotLimit>,
 }
 
 impl Dispatcher {
+    /// A queue with a limit of the reconciles that are not urgent.
+    pub fn with_limit(limit: Arc<SharedSlotLimit>) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
+    /// The current limit of the reconciles that are not urgent.
+    pub fn slot_limit(&self) -> usize {
+        self.limit.current()
+    }
+
     /// Requests a reconcile.
     pub fn enqueue(&self, key: &Key, lane: Lane) {
-        self.queue().add(key, lane);
+        self.queue().request(key, lane, Instant::now());
         self.changed.notify_one();
     }
 
@@ -86,8 +105,8 @@ impl Dispatcher {
             return None;
         }
         let reserved = (slots / 8).max(1);
-        self.queue()
-            .take(Instant::now(), running >= slots - reserved)
+        let limit = self.slot_limit().min(slots - reserved);
+        self.queue().take(Instant::now(), running >= limit)
     }
 
     fn finish(&self, key: &Key, next: Option<(Action, Lane)>) {
@@ -96,7 +115,8 @@ impl Dispatcher {
             Action::AwaitChange => None,
             Action::Requeue(after) => Some(Instant::now() + after),
         };
-        self.queue().finish(key, again_at, lane);
+        let settles_at = Some(Instant::now() + SETTLE_TIME);
+        self.queue().finish(key, again_at, lane, settles_at);
     }
 
     /// Waits for the next request and removes it, for tests without a running loop.
@@ -118,7 +138,6 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::sync::mpsc;
@@ -204,6 +223,25 @@ mod tests {
             (seen.1.load(Ordering::SeqCst), seen.2.load(Ordering::SeqCst)),
             (8, 100)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn urgent_reconciles_are_not_limited_when_the_api_server_is_slow() {
+        let limit = Arc::new(SharedSlotLimit::new(16));
+        let slow = Duration::from_secs(1);
+        for _ in 0..16 {
+            for _ in 0..32 {
+                limit.record("shop", slow);
+            }
+            tokio::time::advance(slow).await;
+        }
+        let dispatcher = Dispatcher::with_limit(Arc::clone(&limit));
+        assert_eq!(dispatcher.slot_limit(), 4);
+        dispatcher.enqueue(&key(0), Lane::Ongoing);
+        assert_eq!(dispatcher.take(4, 16), None);
+        dispatcher.enqueue(&key(1), Lane::Urgent);
+        assert_eq!(dispatcher.take(15, 16), Some((key(1), Lane::Urgent)));
+        assert_eq!(dispatcher.take(3, 16), Some((key(0), Lane::Ongoing)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,10 +7,15 @@
 //! cannot renew stops acting ([`Leadership::is_leader`]) before another candidate may take over,
 //! measured from the time at which its last successful renewal was sent.
 //!
-//! Cost: one write per renewal by the holder, without a preceding read. Standbys only read.
+//! A standby watches the Lease, so it observes each renewal when it happens, and acquires the Lease
+//! at the moment of its expiry. It does not rely on the watch: if renewals were missed, the
+//! resourceVersion has changed, and the acquisition fails.
+//!
+//! Cost: one write per renewal by the holder, without a preceding read. Standbys only watch.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,20 +23,30 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use serin_core::lease::{ElectionAction, Record, Timing, is_lease_valid, next_action};
+use serin_core::lease::{ElectionAction, Record, Timing, next_action};
 use serin_crds::names::FIELD_MANAGER;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use self::leadership::LeadershipMode;
+use self::leadership::{Announcer, LeadershipMode};
+use self::lease_watch::{LeaseChange, LeaseWatch};
 use crate::telemetry::Metrics;
 
 mod leadership;
+mod lease_watch;
+#[cfg(test)]
+mod simulation_tests;
+#[cfg(test)]
+mod test_store;
 #[cfg(test)]
 mod tests;
 
 pub use leadership::Leadership;
+
+/// Annotation of the Lease: the lease duration in milliseconds, a space, and the identity of the
+/// holder that wrote it. The field `spec.leaseDurationSeconds` has whole seconds.
+const DURATION_ANNOTATION: &str = "serin.dev/lease-duration";
 
 /// A running election.
 #[derive(Debug)]
@@ -51,7 +66,8 @@ pub struct Candidate {
     /// Name of this process, unique among all candidates and across restarts. See
     /// [`unique_identity`].
     pub identity: String,
-    /// The timing, which must be equal for all candidates.
+    /// The timing. It must be valid ([`Timing::validate`]). Candidates may have different ones,
+    /// because the holder declares its lease duration.
     pub timing: Timing,
 }
 
@@ -64,24 +80,11 @@ pub fn unique_identity(pod_name: &str) -> String {
 impl Election {
     /// Starts a task that takes part in the election.
     pub fn start(client: Client, candidate: Candidate, metrics: Arc<Metrics>) -> Self {
-        let renewed_at = Arc::new(Mutex::new(None));
-        let (announce, changes) = watch::channel(false);
-        let mode = LeadershipMode::Elected {
-            renewed_at: renewed_at.clone(),
-            timing: candidate.timing,
-        };
-        let elector = Elector {
-            api: Api::namespaced(client, &candidate.namespace),
-            candidate,
-            metrics,
-            renewed_at,
-            announce,
-            lease: None,
-        };
+        let (elector, announcer, leadership) = Elector::new(client, candidate, metrics);
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(elector.run(stopped));
+        let task = tokio::spawn(elector.run(announcer, stopped));
         Self {
-            leadership: Leadership { mode, changes },
+            leadership,
             stop,
             task,
         }
@@ -92,9 +95,10 @@ impl Election {
         self.leadership.clone()
     }
 
-    /// Leaves the election and releases the Lease, so that a standby takes over at its next poll.
+    /// Leaves the election and releases the Lease, so that a standby takes over at once.
     ///
-    /// Call this after all other work has stopped. It takes one renewal interval at most.
+    /// Call this after all other work has stopped. Each of its requests ends within the renew
+    /// deadline.
     pub async fn release(self) {
         // Both calls fail only if the task has exited. Then there is nothing to release.
         let _ = self.stop.send(());
@@ -113,9 +117,13 @@ struct Elector {
     api: Api<Lease>,
     candidate: Candidate,
     metrics: Arc<Metrics>,
-    renewed_at: Arc<Mutex<Option<Instant>>>,
-    announce: watch::Sender<bool>,
+    /// When the last successful renewal was sent. `None` if this process does not hold the Lease.
+    renewed_at: watch::Sender<Option<Instant>>,
     lease: Option<ObservedLease>,
+    /// The watch of a standby.
+    lease_watch: Option<LeaseWatch>,
+    /// Whether the last attempt to watch failed, so that a failure is logged once.
+    is_watch_failing: bool,
 }
 
 /// Errors of requests for the Lease.
@@ -137,41 +145,125 @@ impl LeaseError {
 }
 
 impl Elector {
-    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
-        loop {
-            let pause = tokio::select! {
-                pause = self.run_round() => pause,
-                _ = &mut stopped => break,
-            };
-            let fence = self.time_until_fenced();
-            tokio::select! {
-                () = sleep(pause.min(fence)) => {}
-                _ = &mut stopped => break,
-            }
-            self.announce_change();
-        }
-        self.stand_down().await;
+    fn new(
+        client: Client,
+        candidate: Candidate,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Announcer, Leadership) {
+        let (renewed_at, renewals) = watch::channel(None);
+        let (announcer, changes) =
+            Announcer::new(&candidate, renewals.clone(), Arc::clone(&metrics));
+        let mode = LeadershipMode::Elected {
+            renewed_at: renewals,
+            timing: candidate.timing,
+        };
+        let elector = Self {
+            api: Api::namespaced(client, &candidate.namespace),
+            candidate,
+            metrics,
+            renewed_at,
+            lease: None,
+            lease_watch: None,
+            is_watch_failing: false,
+        };
+        (elector, announcer, Leadership { mode, changes })
     }
 
-    /// Reads or writes the Lease once. Returns the time until the next round.
+    async fn run(mut self, mut announcer: Announcer, stopped: oneshot::Receiver<()>) {
+        tokio::select! {
+            () = self.run_rounds() => {}
+            () = announcer.run() => {}
+            _ = stopped => {}
+        }
+        self.stand_down(&announcer).await;
+    }
+
+    /// Takes part in the election. Never returns.
+    async fn run_rounds(&mut self) {
+        loop {
+            let pause = self.run_round().await;
+            sleep(pause).await;
+        }
+    }
+
+    /// Reads, writes or watches the Lease once. Returns the time until the next round.
     async fn run_round(&mut self) -> Duration {
+        let timing = self.candidate.timing;
         let outcome = match self.next_action() {
             Some(ElectionAction::Renew) => self.write(LeaseWrite::Renew).await,
             Some(ElectionAction::Acquire) => self.write(LeaseWrite::Acquire).await,
-            Some(ElectionAction::Wait(_)) | None => self.read_or_create().await,
+            Some(ElectionAction::Wait(wait)) => return self.wait_for_change(wait).await,
+            None => self.read_or_create().await,
         };
-        let failed = outcome.is_err();
         if let Err(error) = outcome {
-            tracing::warn!(lease = %self.candidate.lease, %error, "Lease request failed");
+            self.log_failure(&error);
+            return self.retry_interval();
         }
-        self.announce_change();
-        let poll_interval = self.candidate.timing.renew_every / 3;
         match self.next_action() {
-            Some(ElectionAction::Renew) if !failed => self.candidate.timing.renew_every,
-            Some(ElectionAction::Acquire) if !failed => Duration::ZERO,
-            Some(ElectionAction::Wait(wait)) => wait.min(poll_interval),
-            _ => poll_interval,
+            // Measured from when the last renewal was sent, so that a slow response does not delay
+            // the next one.
+            Some(ElectionAction::Renew) => {
+                let since_renewal = self.renewed_at.borrow().map(|at| at.elapsed());
+                timing
+                    .renew_every
+                    .saturating_sub(since_renewal.unwrap_or(Duration::MAX))
+            }
+            Some(ElectionAction::Acquire | ElectionAction::Wait(_)) => Duration::ZERO,
+            None => self.retry_interval(),
         }
+    }
+
+    fn retry_interval(&self) -> Duration {
+        self.candidate.timing.renew_every / 3
+    }
+
+    fn log_failure(&self, error: &LeaseError) {
+        tracing::warn!(lease = %self.candidate.lease, %error, "Lease request failed");
+    }
+
+    /// Waits until the record changes, for `wait` at most. Returns the time until the next round.
+    async fn wait_for_change(&mut self, wait: Duration) -> Duration {
+        let expires_at = Instant::now() + wait;
+        let failure = match timeout_at(expires_at, self.next_change()).await {
+            // The Lease expires now.
+            Err(_) => return Duration::ZERO,
+            Ok(Ok(pause)) => {
+                self.is_watch_failing = false;
+                return pause;
+            }
+            Ok(Err(failure)) => failure,
+        };
+        self.lease_watch = None;
+        if !std::mem::replace(&mut self.is_watch_failing, true) {
+            tracing::warn!(lease = %self.candidate.lease, error = %failure, "cannot watch the Lease; reading it periodically");
+        }
+        if let Err(error) = self.read_or_create().await {
+            self.log_failure(&error);
+        }
+        let left = expires_at.saturating_duration_since(Instant::now());
+        left.min(self.candidate.timing.renew_every)
+    }
+
+    /// Waits for the next change of the Lease and records it. Returns the time until the next round.
+    async fn next_change(&mut self) -> Result<Duration, kube::Error> {
+        let watch = if let Some(watch) = &mut self.lease_watch {
+            watch
+        } else {
+            let observed = self.lease.as_ref();
+            let version = observed.and_then(|observed| observed.lease.resource_version());
+            let (name, version) = (&self.candidate.lease, version.unwrap_or_default());
+            let started = LeaseWatch::start(&self.api, name, &version).await?;
+            self.lease_watch.insert(started)
+        };
+        match watch.next().await? {
+            LeaseChange::Written(lease) => self.record_read(*lease),
+            LeaseChange::Deleted => self.forget_lease(),
+            LeaseChange::End => {
+                self.lease_watch = None;
+                return Ok(self.retry_interval());
+            }
+        }
+        Ok(Duration::ZERO)
     }
 
     fn next_action(&self) -> Option<ElectionAction> {
@@ -182,6 +274,7 @@ impl Elector {
                 .spec
                 .as_ref()
                 .and_then(|spec| spec.holder_identity.clone()),
+            declared_lease: declared_lease(&observed.lease),
             unchanged_for: observed.since.elapsed(),
         };
         Some(next_action(
@@ -191,46 +284,14 @@ impl Elector {
         ))
     }
 
-    fn is_leading(&self) -> bool {
-        let renewed_at = *self
-            .renewed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        renewed_at
-            .is_some_and(|renewed_at| is_lease_valid(renewed_at.elapsed(), &self.candidate.timing))
-    }
-
-    fn time_until_fenced(&self) -> Duration {
-        let renewed_at = *self
-            .renewed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let left = renewed_at.map(|at| {
-            self.candidate
-                .timing
-                .fence_after
-                .saturating_sub(at.elapsed())
-        });
-        left.filter(|left| !left.is_zero()).unwrap_or(Duration::MAX)
-    }
-
     fn set_renewed(&self, at: Option<Instant>) {
-        *self
-            .renewed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = at;
+        self.renewed_at.send_replace(at);
     }
 
-    /// Notifies the receivers if the leadership has changed.
-    fn announce_change(&self) {
-        let leads = self.is_leading();
-        let changed = self
-            .announce
-            .send_if_modified(|announced| std::mem::replace(announced, leads) != leads);
-        if changed {
-            self.metrics.set_leader(leads);
-            tracing::info!(lease = %self.candidate.lease, identity = %self.candidate.identity, leads, "leadership changed");
-        }
+    /// Forgets the record, so that it is read again.
+    fn forget_lease(&mut self) {
+        self.lease = None;
+        self.lease_watch = None;
     }
 
     async fn read_or_create(&mut self) -> Result<(), LeaseError> {
@@ -244,7 +305,7 @@ impl Elector {
     /// Reads the Lease. Returns false if it does not exist.
     async fn read(&mut self) -> Result<bool, LeaseError> {
         let request = self.api.get_opt(&self.candidate.lease);
-        let lease = with_timeout(self.candidate.timing.renew_every, request).await?;
+        let lease = with_timeout(self.candidate.timing.fence_after, request).await?;
         let exists = lease.is_some();
         if let Some(lease) = lease {
             self.record_read(lease);
@@ -278,6 +339,7 @@ impl Elector {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(self.candidate.lease.clone()),
+                annotations: Some(BTreeMap::from([self.duration_annotation()])),
                 ..ObjectMeta::default()
             },
             spec: Some(self.lease_spec(LeaseWrite::Acquire, &LeaseSpec::default())),
@@ -285,7 +347,7 @@ impl Elector {
         let sent_at = Instant::now();
         self.metrics.record_api_write("Lease", "create");
         let written = with_timeout(
-            self.candidate.timing.renew_every,
+            self.candidate.timing.fence_after,
             self.api.create(&post_params(), &lease),
         )
         .await;
@@ -298,11 +360,14 @@ impl Elector {
         };
         let mut lease = known.lease.clone();
         lease.spec = Some(self.lease_spec(change, &known.lease.spec.clone().unwrap_or_default()));
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.extend([self.duration_annotation()]);
         let sent_at = Instant::now();
         self.metrics.record_api_write("Lease", "update");
         let params = post_params();
         let request = self.api.replace(&self.candidate.lease, &params, &lease);
-        let written = with_timeout(self.candidate.timing.renew_every, request).await;
+        // A later response to a renewal is of no use: the holder has stopped by then.
+        let written = with_timeout(self.candidate.timing.fence_after, request).await;
         self.record_write(
             written,
             (!matches!(change, LeaseWrite::Release)).then_some(sent_at),
@@ -318,6 +383,8 @@ impl Elector {
         match written {
             Ok(lease) => {
                 self.set_renewed(renewed_at);
+                // A holder does not watch, and pending events are older than this write.
+                self.lease_watch = None;
                 self.lease = Some(ObservedLease {
                     lease,
                     since: Instant::now(),
@@ -326,7 +393,7 @@ impl Elector {
             }
             Err(error) => {
                 // The stored record is unknown: a write that timed out may have succeeded.
-                self.lease = None;
+                self.forget_lease();
                 if matches!(error.code(), Some(404 | 409)) {
                     Ok(())
                 } else {
@@ -336,13 +403,17 @@ impl Elector {
         }
     }
 
+    fn duration_annotation(&self) -> (String, String) {
+        let millis = self.candidate.timing.lease.as_millis();
+        let value = format!("{millis} {}", self.candidate.identity);
+        (DURATION_ANNOTATION.to_owned(), value)
+    }
+
     fn lease_spec(&self, change: LeaseWrite, before: &LeaseSpec) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
-        let seconds = self.candidate.timing.lease.as_secs_f64().ceil();
-        #[expect(clippy::cast_possible_truncation, reason = "the limit is 68 years")]
         let mut spec = LeaseSpec {
             holder_identity: Some(self.candidate.identity.clone()),
-            lease_duration_seconds: Some(seconds as i32),
+            lease_duration_seconds: Some(whole_seconds(self.candidate.timing.lease)),
             renew_time: Some(now.clone()),
             ..before.clone()
         };
@@ -362,10 +433,10 @@ impl Elector {
     }
 
     /// Releases the Lease if this process holds it.
-    async fn stand_down(&mut self) {
-        let led = self.is_leading();
+    async fn stand_down(&mut self, announcer: &Announcer) {
+        let led = announcer.is_leading();
         self.set_renewed(None);
-        self.announce_change();
+        announcer.announce();
         if !led {
             return;
         }
@@ -398,6 +469,29 @@ enum LeaseWrite {
     Renew,
     Acquire,
     Release,
+}
+
+/// The lease duration of the holder. A version without the annotation keeps that of the holder
+/// before it, so its identity is compared.
+fn declared_lease(lease: &Lease) -> Option<Duration> {
+    let spec = lease.spec.as_ref()?;
+    let holder = spec.holder_identity.as_deref()?;
+    let annotations = lease.metadata.annotations.as_ref();
+    let exact = annotations
+        .and_then(|annotations| annotations.get(DURATION_ANNOTATION)?.split_once(' '))
+        .filter(|(_, identity)| *identity == holder)
+        .and_then(|(millis, _)| millis.parse().ok())
+        .map(Duration::from_millis);
+    exact.or_else(|| {
+        let seconds = u64::try_from(spec.lease_duration_seconds?).ok()?;
+        Some(Duration::from_secs(seconds))
+    })
+}
+
+/// The duration in seconds, rounded up.
+fn whole_seconds(duration: Duration) -> i32 {
+    let seconds = duration.as_millis().div_ceil(1_000);
+    i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
 fn post_params() -> PostParams {

@@ -18,6 +18,7 @@ use crate::planner::PlanCache;
 use crate::revision;
 use crate::token_bucket::TokenBucket;
 use crate::unbound_services::UnboundServices;
+use crate::workload::WorkloadReader;
 
 /// Number of consecutive failures after which an effect is reported in `.status`.
 const REPORT_AFTER: u32 = 2;
@@ -40,6 +41,8 @@ pub struct LocalState {
     pub mount_failures: MountFailures,
     /// What was read of the Services of its plan that it has not bound.
     pub unbound_services: UnboundServices,
+    /// What was read of the Deployment that it takes over.
+    pub workload: WorkloadReader,
     /// How often its objects were put back lately.
     pub corrections: Corrections,
     /// How often a policy has refused to restore an object of the deleted Rollout.
@@ -57,6 +60,9 @@ pub struct LocalState {
     pub plans: PlanCache,
     /// The generation that was reconciled completely at least once.
     pub tried_generation: Option<i64>,
+    /// Whether this process has written the whole status, so that it contains no fields of another
+    /// version.
+    pub is_status_known: bool,
     status_writes: TokenBucket,
     written: Option<Arc<RolloutObject>>,
     written_at: Option<Instant>,

@@ -1,4 +1,5 @@
-//! Volumes that cannot be mounted, for example because their ConfigMap or Secret is missing.
+//! Pods that a node cannot start: a volume cannot be mounted, for example because its ConfigMap or
+//! Secret is missing, or the sandbox of the pod cannot be created.
 //!
 //! The kubelet reports this in Events only. A watch of all Events would cost more than everything
 //! else that the controller reads, so the Events of one pod are listed, and only if the pod has
@@ -13,9 +14,10 @@ use kube::{Api, Client};
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::{Observed, PodProblem};
 use serin_core::state::State;
+use serin_core::text::excerpt;
 use tokio::time::{Instant, timeout};
 
-use crate::cluster_cache::{CachedPod, STARTING, truncated};
+use crate::cluster_cache::{CachedPod, STARTING};
 use crate::observe::Snapshot;
 
 /// Time after which a pod that is still starting is looked at. Most mounts take less.
@@ -27,9 +29,11 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum number of Events to read.
 const LIST_LIMIT: u32 = 20;
 /// The reasons of the kubelet and of the attach controller for a volume that cannot be used.
-const EVENT_REASONS: [&str; 2] = ["FailedMount", "FailedAttachVolume"];
+const VOLUME_REASONS: [&str; 2] = ["FailedMount", "FailedAttachVolume"];
+/// The reason of the kubelet for a sandbox that cannot be created.
+const SANDBOX_REASON: &str = "FailedCreatePodSandBox";
 
-/// What is known about volumes of one Rollout's pods that cannot be mounted.
+/// What is known about one Rollout's pods that a node cannot start.
 #[derive(Debug, Default)]
 pub struct MountFailures {
     listed_at: Option<Instant>,
@@ -125,7 +129,7 @@ fn awaited_pod<'a>(snapshot: &'a Snapshot, state: &State) -> Option<(&'a CachedP
     let is_pods_hold = |hold: &Hold| {
         matches!(
             hold.code,
-            HoldCode::PodsNotAvailable | HoldCode::VolumeMountFailed
+            HoldCode::PodsNotAvailable | HoldCode::VolumeMountFailed | HoldCode::PodSandboxFailed
         )
     };
     if !state.holds.iter().any(is_pods_hold) {
@@ -155,27 +159,54 @@ async fn list_problem(client: &Client, namespace: &str, pod: &CachedPod) -> Opti
     }
 }
 
-/// The newest reason why a volume of the pod cannot be mounted. A cause is preferred to the summary
-/// that follows it.
+/// The newest reason why a node cannot start the pod. A cause is preferred to the summary that
+/// follows it.
 fn problem_of_events(pod: &str, mut events: Vec<Event>) -> Option<PodProblem> {
+    let is_sandbox = |event: &Event| event.reason.as_deref() == Some(SANDBOX_REASON);
     events.retain(|event| {
         let reason = event.reason.as_deref().unwrap_or_default();
-        EVENT_REASONS.contains(&reason) && event.message.is_some()
+        (VOLUME_REASONS.contains(&reason) || is_sandbox(event)) && event.message.is_some()
     });
     let newest = events.into_iter().max_by_key(|event| {
-        let is_cause = event.message.as_deref().and_then(cause).is_some();
+        let is_cause = is_sandbox(event) || event.message.as_deref().and_then(cause).is_some();
         let last = event.last_timestamp.as_ref().map(|time| time.0);
         (
             is_cause,
             last.or(event.event_time.as_ref().map(|time| time.0)),
         )
     })?;
+    let message = newest.message.as_deref().unwrap_or_default();
+    let (code, detail) = if is_sandbox(&newest) {
+        (HoldCode::PodSandboxFailed, describe_sandbox(message))
+    } else {
+        (HoldCode::VolumeMountFailed, describe(message))
+    };
     Some(PodProblem {
-        code: HoldCode::VolumeMountFailed,
+        code,
         object: format!("pod {pod}"),
-        detail: describe(&newest.message.unwrap_or_default()),
+        detail,
         since: None,
     })
+}
+
+/// The cause in a message such as `Failed to create pod sandbox: rpc error: code = Unknown desc =
+/// failed to setup network for sandbox "4f2...": no networks found`. Each attempt has another
+/// identifier, so it is left out.
+fn describe_sandbox(message: &str) -> String {
+    let message = message
+        .strip_prefix("Failed to create pod sandbox: ")
+        .or_else(|| message.strip_prefix("Failed to create pod sandbox "))
+        .unwrap_or(message);
+    let (_, cause) = message.split_once(" desc = ").unwrap_or(("", message));
+    let is_identifier = |word: &&str| {
+        let word = word.trim_matches(['"', ':', ',', '(', ')']);
+        word.len() >= 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let words: Vec<&str> = cause
+        .split_whitespace()
+        .filter(|word| !is_identifier(word))
+        .collect();
+    format!("cannot create its sandbox: {}", excerpt(&words.join(" ")))
 }
 
 /// The volume and the cause in a message such as `MountVolume.SetUp failed for volume "config" :
@@ -188,8 +219,8 @@ fn cause(message: &str) -> Option<(&str, &str)> {
 
 fn describe(message: &str) -> String {
     match cause(message) {
-        Some((volume, cause)) => format!("cannot mount volume {volume}: {}", truncated(cause)),
-        None => format!("cannot mount its volumes: {}", truncated(message)),
+        Some((volume, cause)) => format!("cannot mount volume {volume}: {}", excerpt(cause)),
+        None => format!("cannot mount its volumes: {}", excerpt(message)),
     }
 }
 
@@ -268,5 +299,36 @@ mod tests {
                 .starts_with("cannot mount its volumes: Unable")
         );
         assert_eq!(problem_of_events("shop-v2-x", Vec::new()), None);
+    }
+
+    /// The messages are from kubelet 1.34 with containerd.
+    #[test]
+    fn a_sandbox_that_cannot_be_created_is_reported_without_its_identifier() {
+        let network = "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to \
+                       setup network for sandbox \
+                       \"4b825dc642cb6eb9a060e54bf8d69288fbee4904a1b2c3d4e5f60718293a4b5c\": \
+                       plugin type=\"calico\" failed (add): connection refused";
+        let mount = "MountVolume.SetUp failed for volume \"config\" : configmap \"old\" not found";
+        let events = vec![
+            event("FailedMount", mount, "2026-01-01T00:00:00Z"),
+            event(SANDBOX_REASON, network, "2026-01-01T00:00:10Z"),
+        ];
+        let problem = problem_of_events("shop-v2-x", events).unwrap();
+        assert_eq!(
+            (problem.code, problem.detail.as_str()),
+            (
+                HoldCode::PodSandboxFailed,
+                "cannot create its sandbox: failed to setup network for sandbox plugin \
+                 type=\"calico\" failed (add): connection refused"
+            )
+        );
+        let image = "Failed to create pod sandbox: rpc error: code = NotFound desc = failed to get \
+                     sandbox image \"registry.k8s.io/pause:3.10\": not found";
+        let events = vec![event(SANDBOX_REASON, image, "2026-01-01T00:00:00Z")];
+        assert_eq!(
+            problem_of_events("shop-v2-x", events).unwrap().detail,
+            "cannot create its sandbox: failed to get sandbox image \"registry.k8s.io/pause:3.10\": \
+             not found"
+        );
     }
 }

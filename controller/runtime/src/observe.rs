@@ -1,6 +1,7 @@
 //! Converts cached objects into the input of [`serin_core::decide`]. Pure: the caller stores the
 //! observation times in [`ObservationTimes`].
 
+mod assignment;
 mod object_holds;
 mod times;
 
@@ -14,6 +15,7 @@ use serin_core::observed::{
     ServiceView,
 };
 use serin_core::plan::{Plan, RouteKind, RouteRef, Routing};
+use serin_core::release_analysis::AnalysisDocument;
 use serin_core::state::State;
 use serin_core::units::Revision;
 use serin_traffic::ProgrammedStatus;
@@ -23,6 +25,7 @@ use crate::cluster_cache::{
     Availability, CRASH_LOOP, CachedCommand, CachedEndpointSlice, CachedPod, CachedReplicaSet,
     CachedRoute, CachedService, ClusterCache, Key,
 };
+use crate::workload::WorkloadObjects;
 
 pub use times::ObservationTimes;
 
@@ -47,6 +50,8 @@ pub struct Snapshot {
     pub service_holds: BTreeMap<String, Hold>,
     /// Why routes of its plan are not written, or less often.
     pub route_holds: BTreeMap<RouteRef, Hold>,
+    /// The Deployment whose pods it takes over or gives back, if any.
+    pub workload: Option<WorkloadObjects>,
     /// The commands of the Rollout, oldest first.
     pub commands: Vec<Arc<CachedCommand>>,
     /// Whether the admission policy for commands is in force.
@@ -68,6 +73,8 @@ pub struct ObserveInputs {
     pub replicas_source: ReplicasSource,
     /// The hash of the plan. `None` if the spec is invalid.
     pub plan_hash: Option<String>,
+    /// `spec.analysis`. `None` if it is unset or cannot be decoded.
+    pub spec_analysis: Option<AnalysisDocument>,
     /// The revision of the spec's template.
     pub target: Option<Revision>,
     /// The report of the metrics analysis.
@@ -96,12 +103,14 @@ impl Snapshot {
     pub fn from_cache(cache: &ClusterCache, rollout: &Key, uid: &str, plan: Option<&Plan>) -> Self {
         let mut replica_sets: BTreeMap<Revision, Arc<CachedReplicaSet>> = BTreeMap::new();
         for set in cache.replica_sets.for_rollout(rollout) {
-            // Labels can be written by anybody who may create ReplicaSets.
-            let is_own = |revision: &Revision| {
-                set.owner_uid.as_deref() == Some(uid)
-                    && set.identity.key.name == format!("{}-{revision}", rollout.name)
+            // Labels can be written by anybody who may create ReplicaSets. Of two with the same
+            // revision, the older one counts.
+            let is_own = set.owner_uid.as_deref() == Some(uid) && set.is_named_for(&rollout.name);
+            let Some(revision) = set.revision.clone().filter(|_| is_own) else {
+                continue;
             };
-            if let Some(revision) = set.revision.clone().filter(is_own) {
+            let known = replica_sets.get(&revision);
+            if known.is_none_or(|known| set.created_at < known.created_at) {
                 replica_sets.insert(revision, set);
             }
         }
@@ -123,11 +132,12 @@ impl Snapshot {
             unreadable_kinds: BTreeMap::new(),
             service_holds: BTreeMap::new(),
             route_holds: BTreeMap::new(),
+            workload: None,
             commands,
             command_policy: cache.command_policy.borrow().clone(),
             replica_sets,
         };
-        if let Some(routing) = plan.and_then(Plan::routing) {
+        if let Some(routing) = plan.and_then(Plan::services) {
             snapshot.add_routing(cache, routing);
         }
         snapshot
@@ -188,20 +198,22 @@ impl Snapshot {
             .collect()
     }
 
-    /// The numbers of pods.
+    /// The numbers of pods. Pods above `spec.replicas` of their ReplicaSet do not count: the
+    /// ReplicaSet controller is about to delete them, unready pods first. Counting them until then
+    /// would cost a write of the status after each scale-down.
     pub fn counts(&self, target: Option<&Revision>) -> PodCounts {
-        let active = || self.pods.iter().filter(|pod| pod.active);
-        let of_target = |pod: &&Arc<CachedPod>| target.is_some() && pod.revision.as_ref() == target;
-        PodCounts {
-            replicas: count(active()),
-            updated: count(active().filter(of_target)),
-            ready: count(active().filter(|pod| pod.ready)),
-            available: self
-                .replica_sets
-                .values()
-                .map(|set| self.available(set))
-                .sum(),
+        let mut counts = PodCounts::default();
+        for (revision, set) in &self.replica_sets {
+            let active = || self.pods_of(set).filter(|pod| pod.active);
+            let replicas = count(active()).min(set.desired);
+            counts.replicas += replicas;
+            if target == Some(revision) {
+                counts.updated = replicas;
+            }
+            counts.ready += count(active().filter(|pod| pod.ready)).min(set.desired);
+            counts.available += self.available(set).min(set.desired);
         }
+        counts
     }
 
     /// The creation time of each pod, by name.
@@ -209,6 +221,14 @@ impl Snapshot {
         self.pods
             .iter()
             .map(|pod| (pod.identity.key.name.clone(), pod.created_at))
+            .collect()
+    }
+
+    /// The node of each pod that has one, by the name of the pod.
+    pub fn pod_nodes(&self) -> BTreeMap<String, String> {
+        self.pods
+            .iter()
+            .filter_map(|pod| Some((pod.identity.key.name.clone(), pod.node.clone()?)))
             .collect()
     }
 
@@ -253,6 +273,9 @@ impl Snapshot {
             crash: crash.map(|reason| (*reason).to_owned()),
             problem: self.pod_problem(set, release_started_at),
             created_at: set.created_at,
+            // Other ReplicaSets have created all of their pods with the labels.
+            unlabelled: set.deployment.as_ref().map_or(0, |_| set.unlabelled),
+            is_stale: set.deployment.is_some() && set.is_status_stale,
         }
     }
 
@@ -398,7 +421,7 @@ pub fn observe(
 ) -> Observed {
     let replica_sets = snapshot.replica_sets.iter();
     let started_at = inputs.state.release_started_at;
-    let routing = plan.routing();
+    let routing = plan.services();
     observation_times.retain_named(routing);
     let service = |name: &String, observation_times: &mut ObservationTimes| {
         snapshot.service(name, observation_times, now)
@@ -413,6 +436,7 @@ pub fn observe(
         spec_replicas: inputs.spec_replicas,
         replicas_source: inputs.replicas_source,
         plan_hash: inputs.plan_hash,
+        spec_analysis: inputs.spec_analysis,
         target_revision: inputs.target,
         replica_sets: replica_sets
             .map(|(revision, set)| (revision.clone(), snapshot.replica_set(set, started_at)))
@@ -428,6 +452,8 @@ pub fn observe(
                     .collect()
             })
             .unwrap_or_default(),
+        assignment_unit: snapshot.assignment_unit(plan),
+        workload: snapshot.workload.as_ref().map(WorkloadObjects::view),
         commands: pending_commands(&snapshot.commands, &snapshot.command_policy),
         analysis: inputs.analysis,
     }

@@ -55,6 +55,8 @@ struct Entry {
     state: EntryState,
     /// Key of the timer in [`ReconcileQueue::timers`], and the lane that it enters.
     timer: Option<((Instant, u64), Lane)>,
+    /// Until when requests that are not urgent are collected. `None` if they are not.
+    settles_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,8 +102,22 @@ impl ReconcileQueue {
                 Entry {
                     state: next,
                     timer: None,
+                    settles_at: None,
                 },
             )),
+        }
+    }
+
+    /// Requests a reconcile, as [`ReconcileQueue::add`]. If the Rollout was reconciled just now, a
+    /// request that is not urgent waits until the Rollout has settled, together with those that
+    /// follow: one write causes several watch events.
+    pub fn request(&mut self, key: &Key, lane: Lane, now: Instant) {
+        let entry = self.entries.get(key);
+        let settling = entry.filter(|entry| matches!(entry.state, EntryState::Idle));
+        let settles_at = settling.and_then(|entry| entry.settles_at);
+        match settles_at.filter(|at| *at > now && lane != Lane::Urgent) {
+            Some(at) => self.add_by(key, at, lane),
+            None => self.add(key, lane),
         }
     }
 
@@ -143,7 +159,15 @@ impl ReconcileQueue {
 
     /// Ends a reconcile. The Rollout waits again if that was requested in the meantime, otherwise
     /// until `again_at`, which then enters `lane`.
-    pub fn finish(&mut self, key: &Key, again_at: Option<Instant>, lane: Lane) {
+    ///
+    /// Until `settles_at`, requests that are not urgent are collected ([`ReconcileQueue::request`]).
+    pub fn finish(
+        &mut self,
+        key: &Key,
+        again_at: Option<Instant>,
+        lane: Lane,
+        settles_at: Option<Instant>,
+    ) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -152,13 +176,16 @@ impl ReconcileQueue {
             return;
         };
         entry.state = EntryState::Idle;
-        if let Some(lane) = requested {
-            self.add(key, lane);
-        }
+        entry.settles_at = settles_at;
         match again_at {
             Some(at) => self.add_at(key, at, lane),
             None if requested.is_none() => drop(self.entries.remove(key)),
             None => {}
+        }
+        match (requested, settles_at) {
+            (Some(lane), Some(at)) if lane != Lane::Urgent => self.add_by(key, at, lane),
+            (Some(lane), _) => self.add(key, lane),
+            (None, _) => {}
         }
     }
 
@@ -176,6 +203,19 @@ impl ReconcileQueue {
     pub fn entry_count(&self) -> usize {
         let tickets: usize = self.lanes.iter().map(FairQueue::ticket_count).sum();
         self.entries.len() + self.timers.len() + tickets
+    }
+
+    /// As [`ReconcileQueue::add_at`], together with the timer that is already set: at the earlier
+    /// time, in the more urgent lane. An abort that waits for its timer must not enter a slower one.
+    fn add_by(&mut self, key: &Key, at: Instant, lane: Lane) {
+        let timer = self.entries.get(key).and_then(|entry| entry.timer);
+        match timer {
+            Some(((earlier, _), current)) if earlier <= at => {
+                self.add_at(key, earlier, lane.min(current));
+            }
+            Some((_, current)) => self.add_at(key, at, lane.min(current)),
+            None => self.add_at(key, at, lane),
+        }
     }
 
     fn add_at(&mut self, key: &Key, at: Instant, lane: Lane) {
@@ -281,7 +321,7 @@ mod tests {
     fn drain(queue: &mut ReconcileQueue, now: Instant) -> Vec<(Key, Lane)> {
         let mut order = Vec::new();
         while let Some((key, lane)) = queue.take(now, false) {
-            queue.finish(&key, None, lane);
+            queue.finish(&key, None, lane, None);
             order.push((key, lane));
         }
         order
@@ -344,7 +384,7 @@ mod tests {
         for name in 0..100 {
             queue.add(&key("urgent", name), Lane::Urgent);
             let (key, lane) = queue.take(now, false).unwrap();
-            queue.finish(&key, None, lane);
+            queue.finish(&key, None, lane, None);
             taken.push(lane);
         }
         let at = taken.iter().position(|lane| *lane == Lane::Background);
@@ -359,7 +399,7 @@ mod tests {
         for name in 0..2 {
             queue.add(&key("shop", name), Lane::Background);
             let (taken, _) = queue.take(now, false).unwrap();
-            queue.finish(&taken, Some(later), Lane::Ongoing);
+            queue.finish(&taken, Some(later), Lane::Ongoing, None);
         }
         assert_eq!(
             (queue.take(now, false), queue.next_due()),
@@ -369,6 +409,70 @@ mod tests {
         assert_eq!(drain(&mut queue, now), [(key("shop", 0), Lane::Urgent)]);
         assert_eq!(drain(&mut queue, later), [(key("shop", 1), Lane::Ongoing)]);
         assert_eq!(queue.next_due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_follow_a_reconcile_are_collected_and_urgent_ones_are_not_delayed() {
+        let mut queue = ReconcileQueue::default();
+        let now = Instant::now();
+        let settled = now + Duration::from_millis(50);
+        let pause_ends = now + Duration::from_secs(5);
+        let shop = key("shop", 0);
+        queue.request(&shop, Lane::Ongoing, now);
+        assert_eq!(queue.take(now, false), Some((shop.clone(), Lane::Ongoing)));
+        // One request arrives during the reconcile, and two after it.
+        queue.request(&shop, Lane::Background, now);
+        queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(settled));
+        for lane in [Lane::Ongoing, Lane::Background] {
+            queue.request(&shop, lane, now);
+        }
+        assert_eq!(
+            (queue.take(now, false), queue.next_due()),
+            (None, Some(settled))
+        );
+        assert_eq!(
+            queue.take(settled, false),
+            Some((shop.clone(), Lane::Ongoing))
+        );
+        let later = settled + Duration::from_millis(50);
+        queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(later));
+        assert_eq!(queue.take(settled, false), None, "they ran together");
+        queue.request(&shop, Lane::Background, settled);
+        queue.request(&shop, Lane::Urgent, settled);
+        assert_eq!(
+            queue.take(settled, false),
+            Some((shop.clone(), Lane::Urgent))
+        );
+        queue.request(&shop, Lane::Urgent, settled);
+        queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(later));
+        assert_eq!(
+            queue.take(settled, false),
+            Some((shop.clone(), Lane::Urgent))
+        );
+        queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(later));
+        queue.request(&shop, Lane::Background, later);
+        assert_eq!(
+            queue.take(later, false),
+            Some((shop, Lane::Background)),
+            "it has settled"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_are_collected_do_not_make_a_timer_less_urgent() {
+        let now = Instant::now();
+        let settled = now + Duration::from_millis(50);
+        for timer in [Duration::from_millis(20), Duration::from_secs(1)] {
+            let mut queue = ReconcileQueue::default();
+            let shop = key("shop", 0);
+            queue.add(&shop, Lane::Urgent);
+            queue.take(now, false).unwrap();
+            queue.finish(&shop, Some(now + timer), Lane::Urgent, Some(settled));
+            queue.request(&shop, Lane::Background, now);
+            let due = settled.min(now + timer);
+            assert_eq!(queue.next_due(), Some(due));
+            assert_eq!(queue.take(due, true), Some((shop, Lane::Urgent)));
+        }
     }
 
     #[tokio::test]
@@ -409,7 +513,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_request_is_never_lost_and_nobody_runs_twice_at_once(steps in prop::collection::vec(step(), 1..200)) {
+        fn a_request_is_never_lost_and_nobody_runs_twice_at_once(steps in prop::collection::vec(step(), 1..200), settles in any::<bool>()) {
             let mut queue = ReconcileQueue::default();
             let mut now = Instant::now();
             let mut running: HashSet<Key> = HashSet::new();
@@ -419,7 +523,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Add(name, lane) => {
-                        queue.add(&key("shop", name), lane);
+                        queue.request(&key("shop", name), lane, now);
                         requested.insert(key("shop", name));
                     }
                     Step::Take(only_urgent) => {
@@ -433,7 +537,8 @@ mod tests {
                         let key = key("shop", name);
                         if running.remove(&key) {
                             let at = wait.map(|seconds| now + Duration::from_secs(seconds));
-                            queue.finish(&key, at, Lane::Ongoing);
+                            let settles_at = settles.then(|| now + Duration::from_secs(2));
+                            queue.finish(&key, at, Lane::Ongoing, settles_at);
                             if let Some(at) = at {
                                 timers.insert(key.name, at);
                             }
@@ -448,7 +553,7 @@ mod tests {
                 }
             }
             for key in running {
-                queue.finish(&key, None, Lane::Ongoing);
+                queue.finish(&key, None, Lane::Ongoing, None);
             }
             let all: HashSet<Key> = drain(&mut queue, now + Duration::from_secs(60)).into_iter().map(|(key, _)| key).collect();
             for key in requested {

@@ -187,6 +187,22 @@ pub const CONDITIONS: &[ConditionReference] = &[
         ],
     },
     ConditionReference {
+        name: "RoutedPerRequest",
+        meaning: "Whether each request is assigned to a side. Missing if so, or without an analysis.",
+        reasons: &[
+            row(
+                "ByClient",
+                "False",
+                "A Service or a route keeps clients on one side.",
+            ),
+            row(
+                "ByConnection",
+                "False",
+                "Without a router, connections stay on one side.",
+            ),
+        ],
+    },
+    ConditionReference {
         name: "InvalidSpec",
         meaning: "The spec has a field that Serin cannot use. The last valid spec stays in effect.",
         reasons: &[
@@ -251,6 +267,21 @@ pub const CONDITIONS: &[ConditionReference] = &[
 /// that cannot be written, have an Event with the code of the hold.
 pub const EVENTS: &[ReasonReference] = &[
     row(
+        "AnalysisAdopted",
+        "Warning",
+        "Somebody applied the edited analysis to the release in progress.",
+    ),
+    row(
+        "AnalysisEdited",
+        "Warning",
+        "The analysis was edited during a release. The edit counts from the next release.",
+    ),
+    row(
+        "AssumptionBroken",
+        "Warning",
+        "Errors cluster far more than before the release: no bound on false rollbacks is claimed.",
+    ),
+    row(
         "Baking",
         "Normal",
         "The canary has all of the traffic and is observed.",
@@ -270,6 +301,11 @@ pub const EVENTS: &[ReasonReference] = &[
         "Warning",
         "Somebody lifted the freeze for a release.",
     ),
+    row(
+        "GiveBackStarted",
+        "Normal",
+        "A command gives the pods back to their Deployment.",
+    ),
     row("IncompatibleStatus", "Warning", INCOMPATIBLE.meaning),
     row(
         "Inconclusive",
@@ -285,6 +321,11 @@ pub const EVENTS: &[ReasonReference] = &[
         "NotFeasible",
         "Warning",
         "The traffic is too low to analyze a release in time.",
+    ),
+    row(
+        "OrphansAdopted",
+        "Normal",
+        "A new Rollout found pods that serve already: their revision is stable.",
     ),
     row("Promoted", "Normal", "The revision is stable now."),
     row(
@@ -344,6 +385,16 @@ pub const EVENTS: &[ReasonReference] = &[
         "A newer revision replaced the release.",
     ),
     row(
+        "TakenOver",
+        "Normal",
+        "The pods of a Deployment belong to the Rollout now. None was restarted.",
+    ),
+    row(
+        "TakeoverStarted",
+        "Normal",
+        "The Rollout takes over the pods of a Deployment.",
+    ),
+    row(
         "WeightRaised",
         "Normal",
         "The evidence permits a higher share.",
@@ -353,6 +404,11 @@ pub const EVENTS: &[ReasonReference] = &[
         "Normal",
         "The metrics are fresh again: the share is restored.",
     ),
+    row(
+        "WorkloadGivenBack",
+        "Normal",
+        "The pods belong to their Deployment again.",
+    ),
 ];
 
 #[cfg(test)]
@@ -360,6 +416,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
+    use serin_core::assignment_unit::AssignmentUnit;
     use serin_core::hold::HoldCode;
 
     use super::*;
@@ -418,11 +475,20 @@ mod tests {
         };
         let values = ["True", "False", "Unknown"];
         let literals = text.split('"').skip(1).step_by(2).filter(is_reason);
-        let used: BTreeSet<_> = literals.filter(|word| !values.contains(word)).collect();
+        let units = [
+            AssignmentUnit::Client { why: String::new() },
+            AssignmentUnit::Connection { why: String::new() },
+        ];
+        let of_units = units.iter().filter_map(AssignmentUnit::reason);
+        let literals = literals
+            .filter(|word| !values.contains(word))
+            .map(ToOwned::to_owned);
+        let used: BTreeSet<String> = literals.chain(of_units.map(ToOwned::to_owned)).collect();
         let reasons = CONDITIONS.iter().flat_map(|condition| condition.reasons);
         let reasons = reasons.map(|row| row.reason).filter(is_reason);
         let names = CONDITIONS.iter().map(|condition| condition.name);
-        assert_eq!(used, names.chain(reasons).collect());
+        let listed = names.chain(reasons).map(ToOwned::to_owned);
+        assert_eq!(used, listed.collect());
     }
 
     #[test]

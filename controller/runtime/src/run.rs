@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use jiff::Timestamp;
 use kube::Client;
+use serin_core::lease::TimingError;
 use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller, RefusedAddresses};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -21,8 +22,8 @@ use crate::dispatcher::Dispatcher;
 use crate::election::{Candidate, Election, Leadership, unique_identity};
 use crate::http;
 use crate::journal::Journal;
-use crate::ownership::Ownership;
 use crate::reconcile::Safeguards;
+use crate::slot_limit::SharedSlotLimit;
 use crate::telemetry::{self, Metrics};
 use crate::uninstall::{self, UninstallError};
 use crate::watchdog;
@@ -46,6 +47,9 @@ pub enum RunError {
         what: &'static str,
         error: std::io::Error,
     },
+    /// The timing of the leader election is not safe.
+    #[error("leader election: {0}")]
+    Election(#[from] TimingError),
     /// A long-running task exited.
     #[error(transparent)]
     Task(#[from] TaskExited),
@@ -70,18 +74,20 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         return release_finalizers(&config).await;
     }
     let stop = stop_signal()?;
-    let client = client::infer(config.max_requests_per_second).await?;
+    let slots = Arc::new(SharedSlotLimit::new(config.concurrency.into()));
+    let client = client::infer(config.max_requests_per_second, Arc::clone(&slots)).await?;
     let metrics = Arc::new(Metrics::new());
     let instance = unique_identity(&config.pod_name);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), %instance, namespace = config.namespace.as_deref().unwrap_or("(all)"), "starting");
-    let election = candidate(&config, &client, &instance)
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %instance, scope = %config.scope(), "starting");
+    let election = candidate(&config, &client, &instance)?
         .map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
     let leadership = election
         .as_ref()
         .map_or_else(Leadership::without_election, Election::leadership);
-    let ownership: Arc<dyn Ownership> = Arc::new(leadership);
+    let scope = config.scope();
+    let ownership = scope.limit(Arc::new(leadership), &client);
     let refused = refused_addresses().await;
-    let dispatcher = Arc::new(Dispatcher::default());
+    let dispatcher = Arc::new(Dispatcher::with_limit(slots));
     let safeguards = safeguards(&config)?;
     let manager = AnalysisManager::new(
         analysis_deps(&config, &client, &metrics, &safeguards.journal, refused)?,
@@ -90,7 +96,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     );
     let controller = Controller::new(ControllerDeps {
         client,
-        namespace: config.namespace,
+        namespaces: scope.watched_namespaces(),
         concurrency: config.concurrency,
         clock: Clock::wall(),
         ownership,
@@ -156,24 +162,31 @@ fn safeguards(config: &Config) -> Result<Safeguards, RunError> {
 }
 
 /// The candidate for the leader election. `None` if leader election is disabled.
-fn candidate(config: &Config, client: &Client, instance: &str) -> Option<Candidate> {
-    config.leader_elect.then(|| Candidate {
+fn candidate(
+    config: &Config,
+    client: &Client,
+    instance: &str,
+) -> Result<Option<Candidate>, TimingError> {
+    if !config.leader_elect {
+        return Ok(None);
+    }
+    let default_namespace = || client.default_namespace().to_owned();
+    Ok(Some(Candidate {
         namespace: config
             .lease_namespace
             .clone()
-            .unwrap_or_else(|| client.default_namespace().to_owned()),
+            .unwrap_or_else(default_namespace),
         lease: config.lease_name.clone(),
         identity: instance.to_owned(),
-        timing: config.timing(),
-    })
+        timing: config.timing()?,
+    }))
 }
 
 async fn release_finalizers(config: &Config) -> Result<(), RunError> {
-    let client = client::infer(config.max_requests_per_second).await?;
-    let candidate = candidate(config, &client, &unique_identity(&config.pod_name));
-    let namespace = config.namespace.as_deref();
-    let count =
-        uninstall::release_finalizers(&client, namespace, candidate, &Clock::wall()).await?;
+    let client = client::infer(config.max_requests_per_second, Arc::default()).await?;
+    let candidate = candidate(config, &client, &unique_identity(&config.pod_name))?;
+    let scope = config.scope();
+    let count = uninstall::release_finalizers(&client, &scope, candidate, &Clock::wall()).await?;
     tracing::info!(rollouts = count, "all finalizers are removed");
     Ok(())
 }

@@ -169,6 +169,8 @@ pub struct Metrics {
     quarantined: Gauge,
     queue_waiting: Family<LaneLabel, Gauge>,
     rollouts: Gauge,
+    memory_needed_bytes: Gauge,
+    memory_limit_bytes: Gauge,
     leader: Gauge,
     admission_policy_in_force: Gauge,
     analysis_changes: Family<AnalysisLabels, Counter>,
@@ -198,6 +200,8 @@ impl Metrics {
             quarantined: Gauge::default(),
             queue_waiting: Family::default(),
             rollouts: Gauge::default(),
+            memory_needed_bytes: Gauge::default(),
+            memory_limit_bytes: Gauge::default(),
             leader: Gauge::default(),
             admission_policy_in_force: Gauge::default(),
             analysis_changes: Family::default(),
@@ -272,6 +276,7 @@ impl Metrics {
             self.queue_waiting.clone(),
         );
         registry.register("rollouts", "Rollouts in the cache", self.rollouts.clone());
+        self.register_memory(registry);
         registry.register(
             "leader",
             "1 if this process holds the Lease",
@@ -282,6 +287,20 @@ impl Metrics {
             "1 if the admission policy that verifies commands is in force, 0 if it is missing or \
              not configured",
             self.admission_policy_in_force.clone(),
+        );
+    }
+
+    fn register_memory(&self, registry: &mut Registry) {
+        registry.register(
+            "memory_needed_bytes",
+            "Memory that the cached Rollouts and pods need, releases of all Rollouts at once \
+             included",
+            self.memory_needed_bytes.clone(),
+        );
+        registry.register(
+            "memory_limit_bytes",
+            "Memory limit of the container, 0 if it has none",
+            self.memory_limit_bytes.clone(),
         );
     }
 
@@ -382,6 +401,13 @@ impl Metrics {
     /// Sets the number of Rollouts in the cache.
     pub fn set_rollouts(&self, count: usize) {
         self.rollouts.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the memory that is needed, and the limit of the container, in bytes.
+    pub fn set_memory(&self, needed: u64, limit: Option<u64>) {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.memory_needed_bytes.set(signed(needed));
+        self.memory_limit_bytes.set(signed(limit.unwrap_or(0)));
     }
 
     /// Sets whether this process holds the Lease.

@@ -50,10 +50,12 @@ pub async fn timed_write<T>(
         }
     };
     let write = pin!(write);
+    // The deadline comes first: a process that was suspended must not continue a write that began
+    // before.
     tokio::select! {
         biased;
-        answer = write => Ok(answer),
         reason = abandoned => Err(reason),
+        answer = write => Ok(answer),
     }
 }
 

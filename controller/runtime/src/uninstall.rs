@@ -25,6 +25,7 @@ use crate::cluster_cache::{
 };
 use crate::election::{Candidate, Election, Leadership};
 use crate::reconcile::{ResourceRestorer, release_finalizer};
+use crate::scope::Scope;
 use crate::telemetry::Metrics;
 
 /// Maximum time to wait for a running controller to release its Lease.
@@ -45,6 +46,12 @@ pub enum UninstallError {
     /// The Rollouts could not be listed.
     #[error("listing the Rollouts: {0}")]
     List(kube::Error),
+    /// The selected namespaces could not be listed.
+    #[error("listing the namespaces: {0}")]
+    ListNamespaces(kube::Error),
+    /// The Rollouts of some namespaces could not be listed.
+    #[error("the Rollouts of {0} namespaces could not be listed; see the log for the reasons")]
+    Namespaces(usize),
     /// Some finalizers could not be removed.
     #[error(
         "{failed} of {all} Rollouts still have the finalizer; see the log for the reasons. Run \
@@ -58,14 +65,13 @@ pub enum UninstallError {
     },
 }
 
-/// Releases the finalizers of all Rollouts, or of those in one namespace, once no controller holds
-/// the Lease. Returns the number of released Rollouts.
+/// Releases the finalizers of all Rollouts in the scope, once no controller holds the Lease. Returns the number of released Rollouts.
 ///
 /// # Errors
 /// A controller is still running, or requests to the API server fail.
 pub async fn release_finalizers(
     client: &Client,
-    namespace: Option<&str>,
+    scope: &Scope,
     candidate: Option<Candidate>,
     clock: &Clock,
 ) -> Result<usize, UninstallError> {
@@ -81,7 +87,7 @@ pub async fn release_finalizers(
         .await
         .is_ok_and(|leads| leads.is_ok());
     let result = if leads {
-        release_all(client, namespace, &leadership, &metrics, clock).await
+        release_scope(client, scope, &leadership, &metrics, clock).await
     } else {
         Err(UninstallError::ControllerRuns)
     };
@@ -91,14 +97,73 @@ pub async fn release_finalizers(
     result
 }
 
+async fn release_scope(
+    client: &Client,
+    scope: &Scope,
+    leadership: &Leadership,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<usize, UninstallError> {
+    let namespaces = scope.current_namespaces(client).await;
+    let Some(namespaces) = namespaces.map_err(UninstallError::ListNamespaces)? else {
+        let count = release_all(client, None, leadership, metrics, clock).await?;
+        return count.into_result();
+    };
+    let mut sum = ReleaseCount::default();
+    for namespace in namespaces {
+        match release_all(client, Some(&namespace), leadership, metrics, clock).await {
+            Ok(count) => sum += count,
+            // The namespace and its Role were deleted. The others are released nevertheless.
+            Err(error) => {
+                tracing::error!(%namespace, %error, "failed to list the Rollouts");
+                sum.failed_namespaces += 1;
+            }
+        }
+    }
+    sum.into_result()
+}
+
+/// Numbers of Rollouts with a finalizer.
+#[derive(Clone, Copy, Debug, Default)]
+struct ReleaseCount {
+    all: usize,
+    failed: usize,
+    failed_namespaces: usize,
+}
+
+impl ReleaseCount {
+    const fn into_result(self) -> Result<usize, UninstallError> {
+        let Self {
+            all,
+            failed,
+            failed_namespaces,
+        } = self;
+        if failed > 0 {
+            return Err(UninstallError::Incomplete { failed, all });
+        }
+        if failed_namespaces > 0 {
+            return Err(UninstallError::Namespaces(failed_namespaces));
+        }
+        Ok(all)
+    }
+}
+
+impl std::ops::AddAssign for ReleaseCount {
+    fn add_assign(&mut self, other: Self) {
+        self.all += other.all;
+        self.failed += other.failed;
+        self.failed_namespaces += other.failed_namespaces;
+    }
+}
+
 async fn release_all(
     client: &Client,
     namespace: Option<&str>,
     leadership: &Leadership,
     metrics: &Metrics,
     clock: &Clock,
-) -> Result<usize, UninstallError> {
-    let (mut all, mut failed) = (0, 0);
+) -> Result<ReleaseCount, UninstallError> {
+    let mut count = ReleaseCount::default();
     let mut params = ListParams::default().limit(PAGE_SIZE);
     let api: Api<DeserializeGuard<RolloutObject>> = namespace.map_or_else(
         || Api::all(client.clone()),
@@ -109,7 +174,7 @@ async fn release_all(
             Ok(page) => page,
             // Without the CustomResourceDefinition, there are no Rollouts.
             Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {
-                return Ok(all);
+                return Ok(count);
             }
             Err(error) => return Err(UninstallError::List(error)),
         };
@@ -119,21 +184,20 @@ async fn release_all(
             match release(client, &rollout, leadership, metrics, clock).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    all += 1;
+                    count.all += 1;
                     tracing::info!(rollout = %key, "restored routes and Services and removed the \
                         finalizer");
                 }
                 Err(problem) => {
-                    all += 1;
-                    failed += 1;
+                    count.all += 1;
+                    count.failed += 1;
                     tracing::error!(rollout = %key, %problem, "failed to remove the finalizer");
                 }
             }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None if failed > 0 => return Err(UninstallError::Incomplete { failed, all }),
-            None => return Ok(all),
+            None => return Ok(count),
         }
     }
 }

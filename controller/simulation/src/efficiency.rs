@@ -5,7 +5,6 @@
 //! a constant split; the noise of a random split would distort the result.
 
 use serin_analysis::bet::poisson;
-use serin_analysis::config::Temper;
 use serin_analysis::evidence::{Bets, Evidence, TickContext};
 use serin_analysis::feasibility::expected_requests;
 use serin_analysis::{ConfigError, Counts, EvidenceConfig};
@@ -19,6 +18,7 @@ const B: f64 = 0.001;
 const CONTEXT: TickContext = TickContext {
     warm_up_ends_ms: 0,
     weight_changed_at_ms: 0,
+    young_share: None,
 };
 /// Maximum number of ticks of a run.
 const MAX_TICKS: u32 = 40_000;
@@ -66,7 +66,6 @@ fn scenario(stable_rate: f64, effect: CanaryEffect) -> Scenario {
 
 fn bets(change: impl Fn(&mut EvidenceConfig)) -> Result<Bets, ConfigError> {
     let mut config = EvidenceConfig::for_budget_fraction(B);
-    config.temper = Temper::Fixed(1.0);
     config.warm_up_seconds = 0.0;
     change(&mut config);
     Bets::new(config)

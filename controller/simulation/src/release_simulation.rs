@@ -218,6 +218,7 @@ impl<'a> ReleaseRun<'a> {
         let context = TickContext {
             warm_up_ends_ms,
             weight_changed_at_ms: self.weight_changed_at_ms,
+            young_share: None,
         };
         self.evidence.add(self.bets, &simulated.tick, &context);
         self.evaluate()

@@ -214,6 +214,7 @@ impl ServiceSimulator {
                 at_ms,
                 counts,
                 stable_pods,
+                ..Tick::default()
             },
             excess_errors,
         }
@@ -223,6 +224,7 @@ impl ServiceSimulator {
         PodCounts {
             requests: to_f64(requests),
             errors: self.clustered(requests, rate),
+            ..PodCounts::default()
         }
     }
 
@@ -246,7 +248,7 @@ impl ServiceSimulator {
 
 /// Converts a count, which is far below 2^53.
 #[expect(clippy::cast_precision_loss, reason = "counts of a simulated tick")]
-fn to_f64(count: u64) -> f64 {
+pub(crate) fn to_f64(count: u64) -> f64 {
     count as f64
 }
 
@@ -255,7 +257,7 @@ fn to_f64(count: u64) -> f64 {
     clippy::cast_sign_loss,
     reason = "positive, and far below 2^53"
 )]
-fn round_to_u64(count: f64) -> u64 {
+pub(crate) fn round_to_u64(count: f64) -> u64 {
     count.round() as u64
 }
 

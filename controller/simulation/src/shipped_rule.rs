@@ -62,6 +62,7 @@ impl ShippedRule {
             let tick_context = TickContext {
                 warm_up_ends_ms,
                 weight_changed_at_ms,
+                young_share: None,
             };
             evidence.add(&self.bets, &simulated.tick, &tick_context);
             let seconds = seconds(at_ms);

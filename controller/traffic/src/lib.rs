@@ -11,6 +11,7 @@
 
 #![warn(missing_docs)]
 
+mod assignment;
 mod backend;
 mod error;
 mod http_route;
@@ -24,6 +25,7 @@ use json_patch::Patch;
 use serde_json::Value;
 use serin_core::units::Weight;
 
+pub use assignment::{ServiceFacts, assignment_unit};
 pub use error::RouteError;
 pub use original::{OriginalBackend, OriginalRule, OriginalWeights};
 pub use programmed::ProgrammedStatus;

@@ -12,7 +12,7 @@ use super::problem::{CANARY as PATH, Problems};
 use super::values::{MILLISECOND, non_negative, parse_duration_in};
 use super::{analysis, pace};
 use crate::rollout::RolloutSpec;
-use crate::strategy::{CanarySpec, GatewayApiSpec, RouteSpec};
+use crate::strategy::{CanarySpec, GatewayApiSpec, RouteSpec, TrafficRoutingSpec};
 
 const MAX_SURGE_DEFAULT: Amount = Amount::Percent(25);
 const DELAY_SECONDS_DEFAULT: i32 = 30;
@@ -26,8 +26,13 @@ const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
 
 /// How traffic is split between the two revisions.
 pub(super) fn exposure(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Exposure {
-    let routing = routing(&spec.strategy.canary, name, problems);
-    routing.map_or(Exposure::ReplicaRatio, Exposure::Weighted)
+    let canary = &spec.strategy.canary;
+    if let Some(router) = &canary.traffic_routing {
+        return Exposure::Weighted(routing(canary, router, name, problems));
+    }
+    check_router_only_fields(canary, problems);
+    services_without_router(canary, problems)
+        .map_or(Exposure::ReplicaRatio, Exposure::ReplicaRatioServices)
 }
 
 pub(super) fn canary(spec: &RolloutSpec, is_routed: bool, problems: &mut Problems) -> Canary {
@@ -128,11 +133,12 @@ fn check_replacement(
     }
 }
 
-fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<Routing> {
-    let Some(spec) = &canary.traffic_routing else {
-        check_router_only_fields(canary, problems);
-        return None;
-    };
+fn routing(
+    canary: &CanarySpec,
+    spec: &TrafficRoutingSpec,
+    name: &str,
+    problems: &mut Problems,
+) -> Routing {
     let stable_service = canary
         .stable_service
         .clone()
@@ -141,16 +147,67 @@ fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<R
         .canary_service
         .clone()
         .unwrap_or_else(|| format!("{name}-canary"));
+    check_services(canary, &stable_service, &canary_service, problems);
+    let settle_path = format!("{PATH}.trafficRouting.settle");
+    let settle = spec
+        .settle
+        .as_ref()
+        .and_then(|text| parse_duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
+    let routes = routes(&spec.gateway_api, problems);
+    let settle = settle.unwrap_or(SETTLE_DEFAULT);
+    Routing {
+        binding: ArmBinding::services(stable_service, canary_service),
+        routes,
+        settle,
+        unverified_after: UNVERIFIED_AFTER,
+    }
+}
+
+/// The Services of the two sides without a router. Both must be named: a default could be a Service
+/// that selects all pods and must keep doing so.
+fn services_without_router(canary: &CanarySpec, problems: &mut Problems) -> Option<Routing> {
+    let (stable, canary_service) = match (&canary.stable_service, &canary.canary_service) {
+        (None, None) => return None,
+        (Some(stable), Some(canary_service)) => (stable, canary_service),
+        (stable, _) => {
+            let (set, missing) = match stable {
+                Some(_) => ("stableService", "canaryService"),
+                None => ("canaryService", "stableService"),
+            };
+            problems.required(
+                format!("{PATH}.{missing}"),
+                format!("without trafficRouting {set} needs it"),
+                format!("set both Services, or remove {set}"),
+            );
+            return None;
+        }
+    };
+    check_services(canary, stable, canary_service, problems);
+    Some(Routing {
+        binding: ArmBinding::services(stable.clone(), canary_service.clone()),
+        routes: Vec::new(),
+        settle: SETTLE_DEFAULT,
+        unverified_after: UNVERIFIED_AFTER,
+    })
+}
+
+/// Checks the names of the two Services, set or derived from the name of the Rollout.
+fn check_services(
+    spec: &CanarySpec,
+    stable_service: &str,
+    canary_service: &str,
+    problems: &mut Problems,
+) {
     check_service(
         "stableService",
-        canary.stable_service.as_ref(),
-        &stable_service,
+        spec.stable_service.as_ref(),
+        stable_service,
         problems,
     );
     check_service(
         "canaryService",
-        canary.canary_service.as_ref(),
-        &canary_service,
+        spec.canary_service.as_ref(),
+        canary_service,
         problems,
     );
     if stable_service == canary_service {
@@ -162,37 +219,11 @@ fn routing(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Option<R
             fix,
         );
     }
-    let settle_path = format!("{PATH}.trafficRouting.settle");
-    let settle = spec
-        .settle
-        .as_ref()
-        .and_then(|text| parse_duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
-    let routes = routes(&spec.gateway_api, problems);
-    let settle = settle.unwrap_or(SETTLE_DEFAULT);
-    Some(Routing {
-        binding: ArmBinding::services(stable_service, canary_service),
-        routes,
-        settle,
-        unverified_after: UNVERIFIED_AFTER,
-    })
 }
 
 /// Rejects fields that have no effect without a router, so that nobody relies on them.
 fn check_router_only_fields(canary: &CanarySpec, problems: &mut Problems) {
     let fix = "add trafficRouting, or remove it";
-    for (field, service) in [
-        ("stableService", &canary.stable_service),
-        ("canaryService", &canary.canary_service),
-    ] {
-        if let Some(service) = service {
-            problems.invalid(
-                format!("{PATH}.{field}"),
-                service,
-                "without trafficRouting the Service would receive no traffic",
-                fix,
-            );
-        }
-    }
     if canary.dynamic_stable_scale == Some(true) {
         let problem = "without trafficRouting the replica counts determine the weights";
         problems.invalid(format!("{PATH}.dynamicStableScale"), &true, problem, fix);

@@ -39,7 +39,7 @@ pub(super) fn check_size(template: &PodTemplate, problems: &mut Problems) {
         size.add_texts(metadata.labels.as_ref());
         size.add_texts(metadata.annotations.as_ref());
     }
-    size.add(&template.spec, 2);
+    size.add(&template.spec.to_value(), 2);
     size.report(problems);
 }
 

@@ -104,6 +104,33 @@ fn without_router_or_analysis_there_are_no_steps() {
 }
 
 #[test]
+fn without_router_both_services_or_none_are_named() {
+    let services = |services: serde_json::Value| spec(json!({"strategy": {"canary": services}}));
+    let both = json!({"stableService": "shop-stable", "canaryService": "shop-preview"});
+    let planned = plan(&services(both.clone()));
+    let bound = planned.services().unwrap();
+    assert_eq!(bound.stable_service(), "shop-stable");
+    assert_eq!(bound.canary_service(), "shop-preview");
+    assert!(planned.routing().is_none() && bound.routes.is_empty());
+    assert_eq!(services(both).routing("shop").as_ref(), Some(bound));
+    for (set, missing) in [
+        ("stableService", "canaryService"),
+        ("canaryService", "stableService"),
+    ] {
+        let error = services(json!({set: "shop"}))
+            .plan("shop")
+            .unwrap_err()
+            .to_string();
+        let field = format!("spec.strategy.canary.{missing}: Required value");
+        assert!(
+            error.contains(&field) && error.contains(&format!("remove {set}")),
+            "{error}"
+        );
+    }
+    assert_eq!(plan(&spec(json!({}))).services(), None);
+}
+
+#[test]
 fn steps_are_converted() {
     let steps = json!([
         {"setCanaryScale": {"replicas": 2}},
@@ -430,7 +457,7 @@ fn fields_that_need_a_router_or_an_analysis_are_rejected_without_one() {
     let table = [
         (
             json!({"strategy": {"canary": {"stableService": "a"}}}),
-            vec![format!("{at}.stableService")],
+            vec![format!("{at}.canaryService")],
         ),
         (
             json!({"strategy": {"canary": {"dynamicStableScale": true}}}),

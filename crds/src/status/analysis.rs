@@ -35,6 +35,14 @@ pub struct EvidenceStatus {
     /// The e-value at which the release is rolled back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
+    /// How often a good release is rolled back by evidence at most, and under which condition that
+    /// holds for this release. It changes if the release shows that the condition does not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assumption: Option<Message>,
+    /// Whether this release has shown that the condition with which it began does not hold. It stays
+    /// true until the release ends.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub assumption_broken: bool,
     /// Number of excess errors that this release may cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_allotment: Option<f64>,

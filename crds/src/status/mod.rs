@@ -57,7 +57,7 @@ pub struct RolloutStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub original_routes: Vec<OriginalRoute>,
     /// Conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady,
-    /// Frozen, Feasible, InvalidSpec, Ready, Reconciling, Stalled.
+    /// Frozen, Feasible, RoutedPerRequest, InvalidSpec, Ready, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -85,7 +85,7 @@ impl RolloutStatus {
         let mut problems: Vec<String> = persisted.incompatibility.into_iter().collect();
         let mut unreadable = persisted.unreadable;
         fields.retain(|field, _| !STATE_FIELDS.contains(&field.as_str()));
-        let reports = serde_json::from_value(Value::Object(fields.clone()));
+        let reports = Self::deserialize(&fields);
         let reports = reports.unwrap_or_else(|_| {
             let of_reports = remove_unreadable::<Self>(&mut fields);
             // Without the original routes they cannot be restored. Other reports are written again.

@@ -13,7 +13,8 @@ use super::RolloutStatus;
 /// Longer messages are shortened.
 pub const STATUS_BYTES: usize = 64 << 10;
 /// Maximum size of the checkpoint of an analysis as JSON. A release with a larger one is held. With
-/// the maximum number of objectives and of buckets a checkpoint has about 160 KiB.
+/// the maximum number of objectives and of buckets a checkpoint has about 210 KiB, and 10 KiB more for
+/// each objective with `endpointLabel`.
 pub const CHECKPOINT_BYTES: usize = 256 << 10;
 /// Maximum size of all original routes together as JSON. A route that does not fit is not changed.
 pub const ORIGINAL_ROUTES_BYTES: usize = 12 << 10;
@@ -46,13 +47,16 @@ pub fn serialized_bytes(value: &impl Serialize) -> usize {
 }
 
 impl RolloutStatus {
-    /// Shortens messages until the status has at most [`STATUS_BYTES`] without its plan and its
-    /// checkpoint, which have their own bounds. All lists of the status have a maximum length.
+    /// Shortens messages until the status has at most [`STATUS_BYTES`] without its plan, the
+    /// analysis of the release and its checkpoint, which have their own bounds. All lists of the
+    /// status have a maximum length.
     pub fn limit_size(&mut self) {
         let is_large = |status: &Self| {
             let plan = status.state.plan.as_ref().map_or(0, serialized_bytes);
             let analysis = status.analysis.as_ref().map_or(0, serialized_bytes);
-            let own_bounds = plan.saturating_add(analysis);
+            let fixed = status.state.release_analysis.as_ref();
+            let fixed = fixed.map_or(0, serialized_bytes);
+            let own_bounds = plan.saturating_add(analysis).saturating_add(fixed);
             serialized_bytes(status).saturating_sub(own_bounds) > STATUS_BYTES
         };
         for bytes in MESSAGE_LENGTHS {
@@ -113,7 +117,11 @@ impl RolloutStatus {
             .chain(releases.map(|release| &mut release.message));
         let evidence = self.evidence.iter_mut().flat_map(|evidence| {
             let guard = evidence.latency_guard.iter_mut();
-            let own = [&mut evidence.message, &mut evidence.note];
+            let own = [
+                &mut evidence.message,
+                &mut evidence.note,
+                &mut evidence.assumption,
+            ];
             own.into_iter()
                 .flatten()
                 .chain(guard.filter_map(|guard| guard.message.as_mut()))

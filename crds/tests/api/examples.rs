@@ -226,6 +226,19 @@ fn a_command_is_immutable_and_an_override_needs_a_reason() {
         admission::refusals(&with_a_reason, None),
         Vec::<String>::new()
     );
+    with_a_reason["spec"]["reason"] = "a typo".into();
+    with_a_reason["spec"]["adoptAnalysis"] = true.into();
+    assert_eq!(
+        admission::refusals(&with_a_reason, None),
+        Vec::<String>::new()
+    );
+    let mut promotion = command("promote");
+    promotion["spec"]["adoptAnalysis"] = true.into();
+    let refusals = admission::refusals(&promotion, None).join("\n");
+    assert!(
+        refusals.contains("spec.adoptAnalysis is permitted for override only"),
+        "{refusals}"
+    );
     let refusals = admission::refusals(&command("destroy"), None).join("\n");
     assert!(refusals.contains("Unsupported value"), "{refusals}");
 }

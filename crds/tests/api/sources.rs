@@ -20,6 +20,13 @@ const FOLDERS: [&str; 3] = ["controller", "crds/src", "kubectl/src"];
 /// The module that bounds the cost of the calls.
 const BOUNDED: &str = "crds/src/check/promql";
 
+/// Calls elsewhere whose text is not of a tenant.
+const TRUSTED: [&str; 1] = [
+    // `kubectl serin lint` evaluates the rules of the CRDs, which are part of the program, over a
+    // file of its user.
+    "kubectl/src/lint/schema.rs calls cel::",
+];
+
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -65,8 +72,7 @@ fn promql_and_regular_expressions_of_tenants_are_parsed_in_one_place() {
         .partition(|call| call.starts_with(BOUNDED));
     assert!(bounded.len() >= 2, "{bounded:?}");
     assert_eq!(
-        elsewhere,
-        Vec::<String>::new(),
+        elsewhere, TRUSTED,
         "use parse_promql, parse_composed_promql or compile_regex of serin_crds::check"
     );
 }

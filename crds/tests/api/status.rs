@@ -13,10 +13,11 @@ use serin_core::plan::{
     Amount, Analysis, ArmBinding, BakePlan, Canary, CanaryScale, EvidencePace, Exposure, Pace,
     Plan, Requirements, RouteKind, RouteRef, Routing, Step, Strategy as Rollout, Workload,
 };
+use serin_core::release_analysis::{AnalysisDocument, ReleaseAnalysis};
 use serin_core::state::{
-    Abort, AbortCause, ActivePlan, Bake, Drain, FreezeOverride, HandledCommand, Pause, PauseReason,
-    Phase, Progress, ReleaseRecord, ReleaseResult, ReplicasKept, SCHEMA_VERSION, Stage, State,
-    StepPosition, Weights,
+    Abort, AbortCause, ActivePlan, AdoptedWorkload, Bake, Drain, FreezeOverride, HandledCommand,
+    Pause, PauseReason, Phase, Progress, ReleaseRecord, ReleaseResult, ReplicasKept,
+    SCHEMA_VERSION, Stage, State, StepPosition, Weights, WorkloadPhase,
 };
 use serin_core::text::{Message, UserName};
 use serin_core::units::{Revision, Weight};
@@ -191,6 +192,25 @@ fn names() -> impl Strategy<Value = BTreeSet<String>> {
     prop::collection::btree_set("[a-z]{1,5}", 0..3)
 }
 
+fn release_analysis() -> impl Strategy<Value = ReleaseAnalysis> {
+    (
+        prop::num::f64::NORMAL,
+        analysis(),
+        any::<u32>(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(objective, plan, pod_restart_limit, edited)| ReleaseAnalysis {
+                spec: AnalysisDocument::from(
+                    serde_json::json!({"objective": objective, "whole": 99.0}),
+                ),
+                plan,
+                pod_restart_limit,
+                edited,
+            },
+        )
+}
+
 fn requirements() -> impl Strategy<Value = Requirements> {
     (names(), names()).prop_map(|(objectives, checks)| Requirements { objectives, checks })
 }
@@ -246,6 +266,20 @@ fn replicas_kept() -> impl Strategy<Value = ReplicasKept> {
     (0..1_000_u32, option::of(time())).prop_map(|(count, until)| ReplicasKept { count, until })
 }
 
+fn workload() -> impl Strategy<Value = AdoptedWorkload> {
+    let phase = prop::sample::select(vec![
+        WorkloadPhase::TakingOver,
+        WorkloadPhase::TakenOver,
+        WorkloadPhase::GivingBack,
+        WorkloadPhase::GivenBack,
+    ]);
+    ("[a-z]{1,9}", phase, time()).prop_map(|(deployment, phase, since)| AdoptedWorkload {
+        deployment,
+        phase,
+        since,
+    })
+}
+
 prop_compose! {
     fn state()(
         (observed_generation, message) in (any::<i64>(), text().prop_map(Message::from)),
@@ -260,16 +294,16 @@ prop_compose! {
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
         weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
             .prop_map(|(desired, verified, since, pods, cap)| Weights { desired, verified, since, pods, cap }),
-        (pause, abort, freeze_override) in
-            (option::of(pause()), option::of(abort()), option::of(freeze_override())).boxed(),
+        (pause, abort, freeze_override, release_analysis) in
+            (option::of(pause()), option::of(abort()), option::of(freeze_override()), option::of(release_analysis())).boxed(),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
         commands in vec(command(), 0..3).boxed(),
-        history in vec(release(), 0..3).boxed(),
+        (history, workload) in (vec(release(), 0..3), option::of(workload())).boxed(),
         holds in vec(hold(), 0..3).boxed(),
     ) -> State {
         State {
-            schema_version: SCHEMA_VERSION, holds, observed_generation, phase, message, stable_revision, current_revision, plan, stage, stage_since, release_started_at, progress,
-            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, bake, freeze_override, draining, commands, history,
+            schema_version: SCHEMA_VERSION, holds, observed_generation, phase, message, stable_revision, current_revision, plan, release_analysis, stage, stage_since, release_started_at, progress,
+            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, bake, freeze_override, draining, workload, commands, history,
         }
     }
 }

@@ -212,10 +212,7 @@ impl Cluster {
         if self.has_image(PAUSE_IMAGE).await? {
             return Ok(());
         }
-        let pause = Image {
-            reference: PAUSE_IMAGE.to_owned(),
-            binary: self.programs.program("pause"),
-        };
+        let pause = Image::local(PAUSE_IMAGE, self.programs.program("pause"));
         self.load_image(&pause).await
     }
 

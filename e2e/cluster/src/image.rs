@@ -1,119 +1,181 @@
-//! Builds images from one static binary without a container engine.
+//! Builds images from static binaries without a container engine.
 //!
-//! The archive has the format of `docker save`, which containerd imports: a layer, a configuration
-//! and a manifest. Archives are reproducible: the same binary gives the same image id.
+//! An archive is a tar file of an OCI image layout
+//! (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>), which containerd,
+//! Podman, skopeo, crane and kind import. Archives are reproducible: the same binaries give the same
+//! digest.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::instance::hex;
 
 /// The user id of the image: not root, as the restricted pod security standard requires.
 const USER_ID: u32 = 65532;
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// An image of one static binary.
+/// An image of one static program.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Name and tag as in pod specs, for example `sample:v1`.
     pub reference: String,
-    /// The binary, which must not depend on libraries or files. It becomes `/<file name>`, the
-    /// entry point.
-    pub binary: PathBuf,
+    /// The program for each architecture.
+    pub binaries: Vec<ImageBinary>,
+}
+
+/// A program of an image. It must not depend on libraries or files, and becomes `/<file name>`, the
+/// entry point.
+#[derive(Clone, Debug)]
+pub struct ImageBinary {
+    /// Architecture as OCI calls it: `amd64` or `arm64`.
+    pub architecture: &'static str,
+    /// The file.
+    pub path: PathBuf,
 }
 
 impl Image {
-    /// Writes the archive.
+    /// An image for the architecture of this machine.
+    pub fn local(reference: impl Into<String>, binary: PathBuf) -> Self {
+        let architecture = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        Self {
+            reference: reference.into(),
+            binaries: vec![ImageBinary {
+                architecture,
+                path: binary,
+            }],
+        }
+    }
+
+    /// Writes the archive. Returns the digest of the image, for example `sha256:0123...`. With
+    /// several architectures, it is the digest of their index.
     ///
     /// # Errors
-    /// If the binary cannot be read or `archive` cannot be written.
-    pub fn write(&self, archive: &Path) -> Result<()> {
-        let name = self
-            .binary
+    /// If a binary cannot be read, if there is none, or if `archive` cannot be written.
+    pub fn write(&self, archive: &Path) -> Result<String> {
+        ensure!(!self.binaries.is_empty(), "an image needs a binary");
+        let mut layout = Layout::default();
+        let manifests = self
+            .binaries
+            .iter()
+            .map(|binary| layout.add_program(binary))
+            .collect::<Result<Vec<_>>>()?;
+        let mut image = match <[Value; 1]>::try_from(manifests) {
+            Ok([manifest]) => manifest,
+            Err(manifests) => layout.add_json(
+                INDEX,
+                &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}),
+            ),
+        };
+        // containerd takes the name from its own annotation, other tools from that of OCI.
+        image["annotations"] = json!({
+            "io.containerd.image.name": full_name(&self.reference),
+            "org.opencontainers.image.ref.name": self.reference,
+        });
+        layout.write(&image, archive)?;
+        let digest = image["digest"].as_str().unwrap_or_default();
+        Ok(digest.to_owned())
+    }
+}
+
+/// The files of a layout by path.
+#[derive(Default)]
+struct Layout {
+    blobs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Layout {
+    /// Adds the layer, the configuration and the manifest of a program. Returns the descriptor of
+    /// the manifest.
+    fn add_program(&mut self, binary: &ImageBinary) -> Result<Value> {
+        let name = binary
+            .path
             .file_name()
             .and_then(OsStr::to_str)
-            .with_context(|| format!("{} has no usable name", self.binary.display()))?;
-        let mut layer = anonymous_file_next_to(archive)?;
-        let digest = self.write_layer(name, &mut layer)?;
-        let layer_bytes = layer.stream_position()?;
-        layer.seek(SeekFrom::Start(0))?;
+            .with_context(|| format!("{} has no usable name", binary.path.display()))?;
+        let content = std::fs::read(&binary.path)
+            .with_context(|| format!("cannot read {}", binary.path.display()))?;
+        let mut layer = tar::Builder::new(Vec::new());
+        append(&mut layer, name, 0o755, &content)?;
+        let layer = self.add(LAYER, layer.into_inner()?);
+        let config = json!({
+            "architecture": binary.architecture,
+            "os": "linux",
+            "created": "1970-01-01T00:00:00Z",
+            "config": {
+                "Entrypoint": [format!("/{name}")],
+                "User": format!("{USER_ID}:{USER_ID}"),
+                "WorkingDir": "/",
+            },
+            // The layer is not compressed, so that both digests are the same.
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "serin-cluster"}],
+        });
+        let config = self.add_json(CONFIG, &config);
+        let mut manifest = self.add_json(
+            MANIFEST,
+            &json!({
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": config,
+                "layers": [layer],
+            }),
+        );
+        manifest["platform"] = json!({"architecture": binary.architecture, "os": "linux"});
+        Ok(manifest)
+    }
 
-        let config = config(name, &digest).to_string();
-        let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
-        let layer_name = format!("{digest}/layer.tar");
-        let manifest = json!([{
-            "Config": config_name,
-            "RepoTags": [self.reference],
-            "Layers": [layer_name],
-        }])
-        .to_string();
+    fn add_json(&mut self, media_type: &str, content: &Value) -> Value {
+        self.add(media_type, content.to_string().into_bytes())
+    }
 
-        let out =
+    /// Adds a file. Returns its descriptor.
+    fn add(&mut self, media_type: &str, content: Vec<u8>) -> Value {
+        let digest = hex(&Sha256::digest(&content));
+        let descriptor = json!({
+            "mediaType": media_type,
+            "digest": format!("sha256:{digest}"),
+            "size": content.len(),
+        });
+        self.blobs.insert(format!("blobs/sha256/{digest}"), content);
+        descriptor
+    }
+
+    fn write(&self, image: &Value, archive: &Path) -> Result<()> {
+        let file =
             File::create(archive).with_context(|| format!("cannot write {}", archive.display()))?;
-        let mut out = tar::Builder::new(std::io::BufWriter::new(out));
-        append(
-            &mut out,
-            &config_name,
-            0o644,
-            config.len() as u64,
-            config.as_bytes(),
-        )?;
-        append(&mut out, &layer_name, 0o644, layer_bytes, &mut layer)?;
-        append(
-            &mut out,
-            "manifest.json",
-            0o644,
-            manifest.len() as u64,
-            manifest.as_bytes(),
-        )?;
+        let mut out = tar::Builder::new(BufWriter::new(file));
+        let layout = json!({"imageLayoutVersion": "1.0.0"}).to_string();
+        append(&mut out, "oci-layout", 0o644, layout.as_bytes())?;
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [image]});
+        append(&mut out, "index.json", 0o644, index.to_string().as_bytes())?;
+        for (path, content) in &self.blobs {
+            append(&mut out, path, 0o644, content)?;
+        }
         out.into_inner()?.flush()?;
         Ok(())
     }
-
-    /// Writes the layer. Returns its hex digest.
-    fn write_layer(&self, name: &str, out: &mut File) -> Result<String> {
-        let binary = File::open(&self.binary)
-            .with_context(|| format!("cannot read {}", self.binary.display()))?;
-        let bytes = binary.metadata()?.len();
-        let mut writer = DigestWriter {
-            out: std::io::BufWriter::new(out),
-            digest: Sha256::new(),
-        };
-        let mut layer = tar::Builder::new(&mut writer);
-        append(&mut layer, name, 0o755, bytes, binary)?;
-        layer.finish()?;
-        drop(layer);
-        writer.out.flush()?;
-        Ok(hex(&writer.digest.finalize()))
-    }
 }
 
-fn config(name: &str, layer_digest: &str) -> serde_json::Value {
-    json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        "created": "1970-01-01T00:00:00Z",
-        "config": {
-            "Entrypoint": [format!("/{name}")],
-            "User": format!("{USER_ID}:{USER_ID}"),
-            "WorkingDir": "/",
-        },
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
-        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "serin-cluster"}],
-    })
-}
-
+/// Adds a file whose metadata depends on nothing but its mode.
 fn append(
     archive: &mut tar::Builder<impl Write>,
     name: &str,
     mode: u32,
-    bytes: u64,
-    content: impl Read,
+    content: &[u8],
 ) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
@@ -121,7 +183,7 @@ fn append(
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
-    header.set_size(bytes);
+    header.set_size(content.len() as u64);
     archive.append_data(&mut header, name, content)?;
     Ok(())
 }
@@ -137,41 +199,9 @@ pub(crate) fn full_name(reference: &str) -> String {
     }
 }
 
-/// A temporary file that is deleted on close, on the same disk as the archive.
-fn anonymous_file_next_to(archive: &Path) -> Result<File> {
-    let path = archive.with_extension("layer");
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
-}
-
-/// A writer that forwards its input and computes its digest.
-struct DigestWriter<W> {
-    out: W,
-    digest: Sha256,
-}
-
-impl<W: Write> Write for DigestWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.digest.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::io::Read;
 
     use super::*;
 
@@ -189,31 +219,87 @@ mod tests {
     }
 
     fn pack(folder: &Path, content: &[u8]) -> Vec<u8> {
-        let image = Image {
-            reference: "sample:v1".into(),
-            binary: folder.join("sample"),
-        };
-        std::fs::write(&image.binary, content).unwrap();
+        let binary = folder.join("sample");
+        std::fs::write(&binary, content).unwrap();
         let archive = folder.join("sample.tar");
-        image.write(&archive).unwrap();
+        Image::local("sample:v1", binary).write(&archive).unwrap();
         std::fs::read(archive).unwrap()
     }
 
+    /// The file that a descriptor names. Its size and digest must be those of the descriptor.
+    fn blob<'a>(files: &'a BTreeMap<String, Vec<u8>>, descriptor: &Value) -> &'a [u8] {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let hash = digest.strip_prefix("sha256:").unwrap();
+        let content = &files[&format!("blobs/sha256/{hash}")];
+        assert_eq!(hex(&Sha256::digest(content)), hash);
+        assert_eq!(descriptor["size"], content.len());
+        content
+    }
+
+    fn json_blob(files: &BTreeMap<String, Vec<u8>>, descriptor: &Value) -> Value {
+        serde_json::from_slice(blob(files, descriptor)).unwrap()
+    }
+
     #[test]
-    fn manifest_config_and_layer_refer_to_each_other_by_digest() {
+    fn index_manifest_config_and_layer_refer_to_each_other_by_digest() {
         let folder = tempfile::tempdir().unwrap();
         let files = entries(&pack(folder.path(), b"binary")[..]);
-        let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
-        assert_eq!(manifest[0]["RepoTags"][0], "sample:v1");
-        let config_name = manifest[0]["Config"].as_str().unwrap();
-        let digest = hex(&Sha256::digest(&files[config_name]));
-        assert_eq!(config_name, format!("{digest}.json"));
-        let layer = &files[manifest[0]["Layers"][0].as_str().unwrap()];
-        let config: serde_json::Value = serde_json::from_slice(&files[config_name]).unwrap();
-        let expected = format!("sha256:{}", hex(&Sha256::digest(layer)));
-        assert_eq!(config["rootfs"]["diff_ids"][0], expected);
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let descriptor = &index["manifests"][0];
+        assert_eq!(
+            descriptor["annotations"]["io.containerd.image.name"],
+            "docker.io/library/sample:v1"
+        );
+        let manifest = json_blob(&files, descriptor);
+        let config = json_blob(&files, &manifest["config"]);
+        assert_eq!(
+            config["rootfs"]["diff_ids"][0],
+            manifest["layers"][0]["digest"]
+        );
         assert_eq!(config["config"]["Entrypoint"][0], "/sample");
-        assert_eq!(entries(&layer[..])["sample"], b"binary");
+        let layer = blob(&files, &manifest["layers"][0]);
+        assert_eq!(entries(layer)["sample"], b"binary");
+    }
+
+    #[test]
+    fn several_architectures_share_one_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let binaries = ["amd64", "arm64"].map(|architecture| {
+            let path = folder.path().join(architecture).join("sample");
+            std::fs::create_dir(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, architecture).unwrap();
+            ImageBinary { architecture, path }
+        });
+        let image = Image {
+            reference: "sample:v1".into(),
+            binaries: binaries.to_vec(),
+        };
+        let archive = folder.path().join("sample.tar");
+        let digest = image.write(&archive).unwrap();
+        let files = entries(&std::fs::read(archive).unwrap()[..]);
+        let layout: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        assert_eq!(layout["manifests"][0]["digest"], digest);
+        let index = json_blob(&files, &layout["manifests"][0]);
+        for (number, architecture) in ["amd64", "arm64"].into_iter().enumerate() {
+            let descriptor = &index["manifests"][number];
+            assert_eq!(descriptor["platform"]["architecture"], architecture);
+            let manifest = json_blob(&files, descriptor);
+            let config = json_blob(&files, &manifest["config"]);
+            assert_eq!(config["architecture"], architecture);
+            let layer = blob(&files, &manifest["layers"][0]);
+            assert_eq!(entries(layer)["sample"], architecture.as_bytes());
+        }
+    }
+
+    #[test]
+    fn an_image_without_a_binary_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = Image {
+            reference: "sample:v1".into(),
+            binaries: Vec::new(),
+        };
+        let error = image.write(&folder.path().join("sample.tar")).unwrap_err();
+        assert_eq!(error.to_string(), "an image needs a binary");
     }
 
     #[test]

@@ -29,16 +29,19 @@ const HELM_VERSION: &str = "-X helm.sh/helm/v3/internal/version.version=v3.19.4 
 const PROMETHEUS_VERSION: &str = "-X github.com/prometheus/common/version.Version=3.5.0";
 
 /// Programs that share a Go module, a folder and linker flags.
-struct GoModule {
-    name: &'static str,
+#[derive(Clone, Copy, Debug)]
+pub struct GoModule {
+    /// The name of the folder with its `go.mod` and `go.sum`.
+    pub name: &'static str,
     /// The pinned version, for display.
-    version: &'static str,
-    linker: &'static str,
+    pub version: &'static str,
+    /// Flags of the linker besides `-s -w`.
+    pub linker: &'static str,
     /// Each program and its package.
-    programs: &'static [(&'static str, &'static str)],
+    pub programs: &'static [(&'static str, &'static str)],
 }
 
-const GO_MODULES: [GoModule; 4] = [
+pub(crate) const GO_MODULES: [GoModule; 4] = [
     GoModule {
         name: "etcd",
         version: "etcd 3.6.8",
@@ -99,6 +102,14 @@ impl Tools {
         })
     }
 
+    /// The tools that are pinned in the folders of `sources`, in the same cache.
+    pub(crate) fn with_sources(sources: PathBuf) -> Result<Self> {
+        Ok(Self {
+            sources,
+            cache: cache_folder()?,
+        })
+    }
+
     /// The cache folder.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
@@ -137,13 +148,18 @@ impl Tools {
     pub(crate) fn programs(&self) -> Result<Programs> {
         let mut folders = Vec::new();
         for module in &GO_MODULES {
-            let more = format!("{}{:?}", module.linker, module.programs);
-            folders.push(self.cache_entry(module.name, &["go.mod", "go.sum"], &more)?);
+            folders.push(self.go_cache_entry(module)?);
         }
         folders.push(self.cache_entry("gateway-api", &["go.mod", "go.sum"], "")?);
         folders.push(self.cache_entry("traefik", &["requirements.txt"], "")?);
         folders.push(self.cache_entry("pause", &["pause.rs"], "")?);
         Ok(Programs { folders })
+    }
+
+    /// The folder of the programs of a Go module.
+    pub(crate) fn go_cache_entry(&self, module: &GoModule) -> Result<(&'static str, PathBuf)> {
+        let more = format!("{}{:?}", module.linker, module.programs);
+        self.cache_entry(module.name, &["go.mod", "go.sum"], &more)
     }
 
     /// The folder of a set: its name and a digest of its pinned versions.
@@ -171,7 +187,7 @@ impl Tools {
 
     /// Locks the cache during a build, so that two checkouts do not build the same program
     /// concurrently.
-    async fn lock(&self, progress: Progress) -> Result<File> {
+    pub(crate) async fn lock(&self, progress: Progress) -> Result<File> {
         let file = File::create(self.cache.join("lock"))?;
         if file.try_lock().is_ok() {
             return Ok(file);
@@ -183,30 +199,45 @@ impl Tools {
     }
 
     async fn build_go(&self, module: &GoModule, folder: &Path, progress: Progress) -> Result<()> {
-        for (program, package) in module.programs {
-            let target = folder.join(program);
-            if target.is_file() {
-                continue;
-            }
-            require_go()?;
-            std::fs::create_dir_all(folder)?;
-            let partial = folder.join(format!(".{program}.partial"));
-            let mut step = progress.step(format!("Building {program} ({})", module.version));
-            let mut build = self.go(module.name);
-            build
-                .args([
-                    "build",
-                    "-v",
-                    "-ldflags",
-                    &format!("-s -w {}", module.linker),
-                    "-o",
-                ])
-                .arg(&partial)
-                .arg(package);
-            run_with_detail(&mut build, &mut step).await?;
-            std::fs::rename(&partial, &target)?;
-            step.done();
+        for (program, _) in module.programs {
+            self.build_go_program(module, program, folder, progress)
+                .await?;
         }
+        Ok(())
+    }
+
+    /// Builds one program of a Go module into `folder`, unless it exists there.
+    pub(crate) async fn build_go_program(
+        &self,
+        module: &GoModule,
+        program: &str,
+        folder: &Path,
+        progress: Progress,
+    ) -> Result<()> {
+        let package = module.programs.iter().find(|(name, _)| *name == program);
+        let (_, package) = package.with_context(|| format!("{program} has no package"))?;
+        let target = folder.join(program);
+        if target.is_file() {
+            return Ok(());
+        }
+        require_go()?;
+        std::fs::create_dir_all(folder)?;
+        let partial = folder.join(format!(".{program}.partial"));
+        let mut step = progress.step(format!("Building {program} ({})", module.version));
+        let mut build = self.go(module.name);
+        build
+            .args([
+                "build",
+                "-v",
+                "-ldflags",
+                &format!("-s -w {}", module.linker),
+                "-o",
+            ])
+            .arg(&partial)
+            .arg(package);
+        run_with_detail(&mut build, &mut step).await?;
+        std::fs::rename(&partial, &target)?;
+        step.done();
         Ok(())
     }
 
@@ -290,7 +321,7 @@ impl Tools {
     }
 
     /// The Go command in a pinned module, independent of the module settings of the user.
-    fn go(&self, module: &str) -> tokio::process::Command {
+    pub(crate) fn go(&self, module: &str) -> tokio::process::Command {
         let mut go = command("go");
         go.current_dir(self.sources.join(module))
             .env("CGO_ENABLED", "0")

@@ -189,10 +189,7 @@ async fn deploy(fixture: &ClusterFixture) {
     let binary = build_static(checkout, "serin-sample", "serin-sample")
         .await
         .unwrap();
-    let image = Image {
-        reference: "serin-sample:test".into(),
-        binary,
-    };
+    let image = Image::local("serin-sample:test", binary);
     let began = Instant::now();
     fixture.cluster.load_image(&image).await.unwrap();
     eprintln!("image loaded: {:.2} s", began.elapsed().as_secs_f64());

@@ -65,10 +65,7 @@ impl Env {
         let cluster = Cluster::up(Instance::containing(checkout)?, progress).await?;
         let binary = build_static(checkout, "serin-sample", "serin-sample").await?;
         cluster
-            .load_image(&Image {
-                reference: SAMPLE_IMAGE.into(),
-                binary,
-            })
+            .load_image(&Image::local(SAMPLE_IMAGE, binary))
             .await?;
         Ok(Self {
             client: client(&cluster.kubeconfig()).await?,
@@ -109,10 +106,7 @@ impl Env {
             .context("images can be loaded into the local cluster only")?;
         let binary = build_static(&self.checkout, "serin-controller", "serin-controller").await?;
         cluster
-            .load_image(&Image {
-                reference: CONTROLLER_IMAGE.into(),
-                binary,
-            })
+            .load_image(&Image::local(CONTROLLER_IMAGE, binary))
             .await
     }
 

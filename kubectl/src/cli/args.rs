@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serin_crds::command::CommandVerb;
 
 use crate::command::CommandRequest;
+use crate::requests::access_log::{DurationUnit, LogFormat};
+use crate::requests::status_ranges::StatusRanges;
 use crate::values::{ErrorRate, StepWeight, TimeArg, address, duration, requests_per_second, seed};
 
 /// Arguments of a command that is sent to the controller.
@@ -31,6 +33,17 @@ pub struct RequestArgs {
     /// Return as soon as the API server has accepted the command
     #[arg(long, conflicts_with = "timeout")]
     pub no_wait: bool,
+}
+
+/// `override`.
+#[derive(Args, Clone, Debug)]
+#[command(mut_arg("reason", |reason| reason.required(true)))]
+pub struct OverrideArgs {
+    #[command(flatten)]
+    request: RequestArgs,
+    /// Apply the edited spec.analysis to the release in progress, instead of lifting a freeze
+    #[arg(long)]
+    adopt_analysis: bool,
 }
 
 /// `promote`.
@@ -258,6 +271,64 @@ pub struct EvaluateArgs {
     pub svg: SvgArgs,
 }
 
+/// `requests`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RequestsTask {
+    /// Convert access logs to a request log: time, client and route as numbers, and whether the
+    /// request is bad. Addresses and paths are replaced at once; nothing is sent anywhere
+    Convert(Box<ConvertArgs>),
+}
+
+/// `requests convert`.
+#[derive(Args, Clone, Debug)]
+pub struct ConvertArgs {
+    /// Access logs in order of time, also compressed with gzip, or - for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Format of the log [default: json if the first line starts with a brace, otherwise combined]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<LogFormat>,
+    /// HTTP statuses of bad requests, for example 500-599 or 429,503
+    #[arg(long, value_name = "STATUSES", default_value = "500-599")]
+    pub bad_status: StatusRanges,
+    /// Requests that take longer are bad, too, for example 500ms. In the combined format the
+    /// duration is the last value of a line
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub slower_than: Option<Duration>,
+    /// Unit of durations in the log
+    #[arg(
+        long,
+        value_name = "UNIT",
+        default_value = "s",
+        requires = "slower_than"
+    )]
+    pub duration_unit: DurationUnit,
+    /// JSON: field with the time; a dot leads into nested objects
+    #[arg(long, value_name = "NAME", default_value = "time")]
+    pub time_field: String,
+    /// JSON: field with the HTTP status
+    #[arg(long, value_name = "NAME", default_value = "status")]
+    pub status_field: String,
+    /// JSON: field with the address or name of the client
+    #[arg(long, value_name = "NAME", default_value = "remote_addr")]
+    pub client_field: String,
+    /// JSON: field with the duration
+    #[arg(long, value_name = "NAME", default_value = "request_time")]
+    pub duration_field: String,
+    /// JSON: field with the path or route; may be missing
+    #[arg(long, value_name = "NAME", default_value = "request_uri")]
+    pub route_field: String,
+    /// Omit lines that are not requests instead of stopping at the first
+    #[arg(long)]
+    pub skip_invalid: bool,
+    /// Write to this file instead of standard output, compressed if it ends in .gz
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite the output file if it exists
+    #[arg(long, requires = "output")]
+    pub force: bool,
+}
+
 /// Where a chart is written.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SvgArgs {
@@ -289,7 +360,18 @@ impl RequestArgs {
             revision: self.revision.clone(),
             step_index: self.step.map(|number| i32::from(number) - 1),
             timeout: (!self.no_wait).then_some(self.timeout),
+            adopt_analysis: false,
             confirm_first: false,
+        }
+    }
+}
+
+impl OverrideArgs {
+    /// The command request for these arguments.
+    pub fn command_request(&self) -> CommandRequest {
+        CommandRequest {
+            adopt_analysis: self.adopt_analysis,
+            ..self.request.command_request(CommandVerb::Override)
         }
     }
 }

@@ -7,10 +7,15 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::options::GlobalOptions;
 
 mod args;
+mod manifest_args;
 
 pub use args::{
-    EvaluateArgs, ExplainArgs, Format, HttpHeader, ListArgs, PrometheusAccessArgs, PromoteArgs,
-    ReplayArgs, RequestArgs, SimulateArgs, StatusArgs, SvgArgs, header,
+    ConvertArgs, EvaluateArgs, ExplainArgs, Format, HttpHeader, ListArgs, OverrideArgs,
+    PrometheusAccessArgs, PromoteArgs, ReplayArgs, RequestArgs, RequestsTask, SimulateArgs,
+    StatusArgs, SvgArgs, header,
+};
+pub use manifest_args::{
+    ConvertFormat, LintArgs, LintFormat, ManifestConvertArgs, RolloutRate, TrafficArgs,
 };
 
 const EXIT_CODES: &str = "Exit codes:
@@ -76,6 +81,14 @@ releases of the last month. Analyzes the samples as they were available at each 
 result with the fixed rules of other controllers. The Rollout's objectives distinguish the sides. The canary's weights are measured from \
 the recorded requests unless --step-weights is given.";
 
+const CONVERT_LONG: &str = "Convert manifests of Argo Rollouts, Flagger, OpenKruise, Deployments and canary Ingresses, without a cluster. Prints \
+all objects as YAML: those that change, and those that stay. The comments above each object say what changed in meaning or was lost, \
+with the field and what to do. For objects in a cluster: kubectl get rollouts.argoproj.io,analysistemplates,services -o yaml | kubectl \
+serin convert -f -. Exit code 1: something was not converted.";
+const LINT_LONG: &str = "Check manifests as the API server and the controller do, without a cluster: schema and unknown fields, validation \
+rules, the plan, and the names of Services, HTTPRoutes and Deployments in the same files. With --rps also whether the traffic can prove \
+the objectives. Exit code 1: an error was found.";
+
 /// The command.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Task {
@@ -94,14 +107,16 @@ pub enum Task {
     Retry(RequestArgs),
     /// Stop a release from advancing until it is resumed; abort and rollback still work
     Pause(RequestArgs),
-    /// Undo a pause
+    /// Undo a pause or give-back
     Resume(RequestArgs),
     /// Continue with the next step, whatever the current step is waiting for
     SkipStep(RequestArgs),
     /// Let the current revision continue although the service has no error budget left; evidence
     /// against it still rolls it back
-    #[command(mut_arg("reason", |reason| reason.required(true)))]
-    Override(RequestArgs),
+    Override(OverrideArgs),
+    /// Give the pods to a Deployment without a restart; the Deployment is created if it does not
+    /// exist
+    GiveBack(RequestArgs),
     /// Explain the state of a release: counts, comparison, missing evidence, guarantees
     Explain(ExplainArgs),
     /// Estimate the outcome of a release before it is shipped, without a cluster
@@ -112,6 +127,19 @@ pub enum Task {
     Replay(Box<ReplayArgs>),
     /// Analyze counters from standard input without a cluster: one JSON object per line in and out
     Evaluate(EvaluateArgs),
+    /// Convert manifests of Argo Rollouts, Flagger, OpenKruise, Deployments and canary Ingresses,
+    /// without a cluster
+    #[command(long_about = CONVERT_LONG)]
+    Convert(Box<ManifestConvertArgs>),
+    /// Check manifests as the API server and the controller do, without a cluster
+    #[command(long_about = LINT_LONG)]
+    Lint(LintArgs),
+    /// Prepare logs of real requests for tests of the decision rule, without a cluster
+    Requests {
+        /// The subcommand.
+        #[command(subcommand)]
+        task: RequestsTask,
+    },
 }
 
 /// The command line of `kubectl serin`, for the reference.

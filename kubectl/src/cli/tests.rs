@@ -108,3 +108,19 @@ fn a_timeout_requires_a_unit() {
     assert!(parsed("kubectl-promote checkout --timeout 30").is_err());
     assert!(parsed("kubectl-promote checkout --timeout -5s").is_err());
 }
+
+#[test]
+fn an_override_requires_a_reason_and_adopts_the_analysis_only_on_request() {
+    let overriding = |line: &str| match parsed(line).unwrap().task {
+        Task::Override(args) => args.command_request(),
+        other => panic!("{other:?}"),
+    };
+    assert!(parsed("kubectl-serin override checkout").is_err());
+    let plain = overriding("kubectl-serin override checkout --reason incident");
+    assert_eq!(plain.verb, CommandVerb::Override);
+    assert!(!plain.adopt_analysis);
+    let adopting = overriding("kubectl-serin override checkout --adopt-analysis --reason typo");
+    assert_eq!(adopting.verb, CommandVerb::Override);
+    assert!(adopting.adopt_analysis);
+    assert!(parsed("kubectl-serin promote checkout --adopt-analysis").is_err());
+}

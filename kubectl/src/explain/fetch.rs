@@ -5,6 +5,7 @@ use std::io::Write;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use serin_analysis::claim::RoutedUnit;
 use serin_core::plan::{Pace, Plan};
 use serin_core::state::ReleaseResult;
 use serin_core::units::{Revision, Weight};
@@ -152,7 +153,9 @@ impl ParsedRollout {
                 pod_sides: BTreeMap::new(),
                 stable_replica_set: stable.as_deref().map(set_of),
                 canary_replica_set: set_of(&stored.revision),
+                pod_nodes: BTreeMap::new(),
                 pods_created_at: pods.iter().filter_map(created).collect::<BTreeMap<_, _>>(),
+                routed_unit: RoutedUnit::Request,
                 weight: Weight::ZERO,
                 pace: self
                     .plan

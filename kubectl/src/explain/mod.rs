@@ -59,6 +59,7 @@ pub fn render(input: &ExplainInput<'_>, display: &DisplayContext, all: bool) -> 
             "No request to the canary has been counted yet. This is not success.",
         );
     }
+    write_assignment_unit(&mut page, report);
     write_next_steps(&mut page, &diagnosis, input);
     if shows_evidence {
         write_guarantees(&mut page, &diagnosis, input);
@@ -91,6 +92,15 @@ fn kind_style(kind: DiagnosisKind) -> Style {
 
 fn line(page: &mut Page, text: &str) {
     page.wrapped(("  ", "  ", 2), text, style::plain);
+}
+
+/// Writes which unit is assigned to a side, unless it is the request.
+fn write_assignment_unit(page: &mut Page, report: &Report) {
+    let mut conditions = report.unhealthy_conditions.iter();
+    if let Some(note) = conditions.find(|condition| condition.condition == "RoutedPerRequest") {
+        page.heading("Unit of assignment");
+        page.wrapped(("  ", "  ", 2), &note.message, style::warning);
+    }
 }
 
 /// Writes counts, comparison and budget of one objective.
@@ -314,7 +324,16 @@ fn write_guarantees(page: &mut Page, diagnosis: &Diagnosis, input: &ExplainInput
         _ => return,
     };
     page.heading("Guarantees");
-    line(page, &text);
+    let assumptions = assumptions(report, diagnosis.kind, threshold);
+    match assumptions.as_slice() {
+        [] => {
+            line(page, &text);
+            if !matches!(diagnosis.kind, DiagnosisKind::Held) {
+                line(page, INDEPENDENT);
+            }
+        }
+        sentences => sentences.iter().for_each(|sentence| line(page, sentence)),
+    }
     let has_bounds = report
         .evidence
         .iter()
@@ -322,6 +341,28 @@ fn write_guarantees(page: &mut Page, diagnosis: &Diagnosis, input: &ExplainInput
     if let (true, Some(miss)) = (has_bounds, bounds_miss(input)) {
         line(page, &miss);
     }
+}
+
+/// The condition of the bound if the status does not report that of this release.
+const INDEPENDENT: &str = "This requires that requests fail independently of each other.";
+
+/// The bounds with their conditions, as far as the status reports those of this release. Empty if
+/// it was rolled back by a rule with another bound.
+fn assumptions(report: &Report, kind: DiagnosisKind, threshold: f64) -> Vec<String> {
+    let has_bound = match kind {
+        DiagnosisKind::RolledBack { one_in } => (f64::from(one_in) - threshold).abs() < 0.5,
+        DiagnosisKind::Held => false,
+        _ => true,
+    };
+    let mut sentences: Vec<String> = Vec::new();
+    for evidence in report.evidence.iter().filter(|_| has_bound) {
+        let sentence = evidence
+            .assumption
+            .as_ref()
+            .map(|text| text.as_str().to_owned());
+        sentences.extend(sentence.filter(|sentence| !sentences.contains(sentence)));
+    }
+    sentences
 }
 
 /// How often the bounds are wrong: the lower one with probability alpha, the upper one with beta.
@@ -421,7 +462,7 @@ fn write_numbers(
             },
             |phi| {
                 format!(
-                    "k = {} (phi = {})",
+                    "k = {} (phi = {} within a scrape)",
                     thousands((statistics.k * 100.0).round() / 100.0),
                     (phi * 100.0).round() / 100.0
                 )

@@ -56,6 +56,7 @@ fn analyzed(
     let context = TickContext {
         warm_up_ends_ms: BEGAN_MS,
         weight_changed_at_ms: BEGAN_MS,
+        young_share: None,
     };
     for scrape in 0..scrapes {
         let started_ms = BEGAN_MS + scrape * 15_000;
@@ -64,6 +65,7 @@ fn analyzed(
             at_ms: started_ms + 15_000,
             counts,
             stable_pods: pods.to_vec(),
+            ..Tick::default()
         };
         state.evidence.add(objective.bets(), &tick, &context);
         state.round_at_ms = tick.at_ms;
@@ -229,15 +231,21 @@ fn all_adds_statistics_and_assumptions() {
 
 #[test]
 fn overdispersion_is_shown_for_clustered_errors() {
-    let pods =
-        [(712.0, 9.0), (713.0, 0.0)].map(|(requests, errors)| PodCounts { requests, errors });
+    let pods = [(712.0, 9.0), (713.0, 0.0)].map(|(requests, errors)| PodCounts {
+        requests,
+        errors,
+        ..PodCounts::default()
+    });
     let release = analyzed(20, Counts::new(75.0, 0.0, 1425.0, 9.0), None, &pods);
     let text = explained_with(
         &status("Progressing", "Progressing", 5.0, Some(release)),
         true,
         true,
     );
-    assert!(text.contains("k = 9 (phi = 9.01)"), "{text}");
+    assert!(
+        text.contains("k = 306 (phi = 9.01 within a scrape)"),
+        "{text}"
+    );
     assert!(text.contains("allotment unknown"), "{text}");
 }
 
@@ -514,6 +522,23 @@ fn an_invalid_or_unobserved_spec_is_reported_first() {
         stale.contains("has not observed the latest spec yet"),
         "{stale}"
     );
+}
+
+#[test]
+fn the_unit_of_assignment_is_explained_unless_it_is_the_request() {
+    let note = "Service checkout: spec.sessionAffinity is ClientIP, so a client can stay.";
+    let condition = json!([{
+        "type": "RoutedPerRequest", "status": "False", "reason": "ByClient", "message": note,
+        "lastTransitionTime": "2026-03-01T11:58:00Z"
+    }]);
+    let plain = status("Progressing", "Progressing", 5.0, Some(good()));
+    let text = explained(&with(plain.clone(), "conditions", condition));
+    assert!(text.contains("Unit of assignment"), "{text}");
+    assert!(
+        without_spaces(&text).contains(&without_spaces(note)),
+        "{text}"
+    );
+    assert!(!explained(&plain).contains("Unit of assignment"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serin_analysis::claim::RoutedUnit;
 use serin_core::plan::Routing;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, VariantsSpec};
@@ -329,6 +330,8 @@ fn replay_request(
             stable_replica_set: options.stable_pods.clone(),
             canary_replica_set: options.canary_pods.clone().unwrap_or_default(),
             pods_created_at: window.pods_created_at.clone(),
+            pod_nodes: BTreeMap::new(),
+            routed_unit: RoutedUnit::Request,
             weight: Weight::ZERO,
             // The weights are those of the record; the replay checks whether the evidence was
             // sufficient at each.

@@ -6,7 +6,13 @@ use serde::Serialize;
 
 /// Conditions that are unhealthy when False. Progressing, Completed, Healthy and Ready are not
 /// listed: they are False during any release.
-const SHOULD_BE_TRUE: [&str; 4] = ["Available", "RouteReady", "MetricsReady", "Feasible"];
+const SHOULD_BE_TRUE: [&str; 5] = [
+    "Available",
+    "RouteReady",
+    "MetricsReady",
+    "Feasible",
+    "RoutedPerRequest",
+];
 /// Conditions that are unhealthy when True.
 const SHOULD_BE_FALSE: [&str; 3] = ["InvalidSpec", "Stalled", "Frozen"];
 

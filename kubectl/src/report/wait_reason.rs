@@ -122,6 +122,7 @@ fn command_line(verb: Verb, summary: &RolloutSummary) -> String {
         Verb::Resume => ("serin resume", ""),
         Verb::SkipStep => ("serin skip-step", ""),
         Verb::Override => ("serin override", " --reason REASON"),
+        Verb::GiveBack => ("serin give-back", ""),
     };
     let RolloutSummary {
         name, namespace, ..

@@ -19,6 +19,7 @@ pub const fn kebab_case(verb: CommandVerb) -> &'static str {
         CommandVerb::Resume => "resume",
         CommandVerb::SkipStep => "skip-step",
         CommandVerb::Override => "override",
+        CommandVerb::GiveBack => "give-back",
     }
 }
 
@@ -37,6 +38,7 @@ pub const fn past_tense(verb: CommandVerb) -> &'static str {
         CommandVerb::Resume => "resumed",
         CommandVerb::SkipStep => "step skipped",
         CommandVerb::Override => "freeze lifted",
+        CommandVerb::GiveBack => "is being given back",
     }
 }
 

@@ -108,6 +108,7 @@ fn command(
         },
         verb: request.verb,
         preconditions: (expect != Preconditions::default()).then_some(expect),
+        adopt_analysis: request.adopt_analysis,
         reason: request.reason.clone(),
         requested_by,
     };
@@ -315,6 +316,7 @@ mod tests {
             revision: None,
             step_index: None,
             timeout: None,
+            adopt_analysis: false,
             confirm_first: false,
         }
     }

@@ -15,7 +15,7 @@ use crate::command::CommandRequest;
 use crate::connect::{Connection, api_error, error_chain, send};
 use crate::exit::{CliError, Exit};
 
-const VERBS: [CommandVerb; 8] = [
+const VERBS: [CommandVerb; 9] = [
     CommandVerb::Promote,
     CommandVerb::PromoteFull,
     CommandVerb::Abort,
@@ -24,6 +24,7 @@ const VERBS: [CommandVerb; 8] = [
     CommandVerb::Resume,
     CommandVerb::SkipStep,
     CommandVerb::Override,
+    CommandVerb::GiveBack,
 ];
 
 /// The error for a command that the controller refused.
@@ -113,6 +114,7 @@ const fn chart_role(verb: CommandVerb) -> &'static str {
         CommandVerb::Abort => "serin-aborter",
         CommandVerb::Promote => "serin-promoter",
         CommandVerb::Override => "serin-overrider",
+        CommandVerb::GiveBack => "serin-migrator",
         CommandVerb::PromoteFull
         | CommandVerb::Retry
         | CommandVerb::Pause

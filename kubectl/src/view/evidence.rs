@@ -1,6 +1,7 @@
 //! Evidence of each objective: counts first, then the comparison, then the guarantee.
 
 use serin_analysis::explain::thousands;
+use serin_core::text::Text;
 use serin_crds::analysis::GuardAction;
 use serin_crds::status::{EvidenceStatus, LatencyGuardStatus};
 
@@ -48,7 +49,8 @@ pub fn write_evidence(page: &mut Page, objectives: &[EvidenceStatus]) {
             );
         }
         if let (Some(e_value), Some(threshold)) = (objective.e_value, objective.threshold) {
-            write_evidence_bar(page, e_value, threshold);
+            let assumption = objective.assumption.as_ref().map(Text::as_str);
+            write_evidence_bar(page, e_value, threshold, assumption);
         }
     }
 }
@@ -138,7 +140,7 @@ fn write_budget_bar(page: &mut Page, spent: f64, allotment: f64, is_in_message: 
 }
 
 /// The evidence against the canary on a logarithmic scale.
-fn write_evidence_bar(page: &mut Page, e_value: f64, threshold: f64) {
+fn write_evidence_bar(page: &mut Page, e_value: f64, threshold: f64, assumption: Option<&str>) {
     let share = if threshold > 1.0 {
         e_value.max(1.0).ln() / threshold.ln()
     } else {
@@ -151,9 +153,14 @@ fn write_evidence_bar(page: &mut Page, e_value: f64, threshold: f64) {
     );
     write_bar(page, "E-value", share, &text);
     if e_value >= threshold {
-        let guarantee = format!(
-            "A good release reaches this at most 1 time in {}.",
-            significant_digits(threshold)
+        let guarantee = assumption.map_or_else(
+            || {
+                format!(
+                    "A good release reaches this at most 1 time in {}, if requests fail independently.",
+                    significant_digits(threshold)
+                )
+            },
+            ToOwned::to_owned,
         );
         page.wrapped(
             ("             ", "             ", 13),

@@ -11,6 +11,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Zoned;
 use tokio::process::Command;
 
+mod false_rollbacks;
+mod scale;
+
+use false_rollbacks::{RealArguments, WorldsArguments};
+use scale::ScaleArguments;
+
 const BENCHMARKS: &str = "docs/benchmarks.md";
 const TESTING: &str = "docs/explanation/testing.md";
 /// The chart of the detection benchmark.
@@ -22,10 +28,22 @@ pub(crate) enum BenchCommand {
     /// Simulate how fast and how reliably bad releases are detected, compared with the rules of
     /// other controllers.
     Detect(DetectArguments),
+    /// Measure false rollbacks of good releases, and the detection of bad ones, on logs of real
+    /// requests.
+    Real(RealArguments),
+    /// Simulate good releases of services with clustered errors, pods that differ and other
+    /// conditions that break assumptions.
+    Worlds(WorldsArguments),
     /// Measure the cost of evaluating one tick of one objective.
     Tick,
     /// Feed arbitrary input to everything that reads what tenants and Prometheus write.
     Fuzz(FuzzArguments),
+    /// Measure memory, allocations, CPU time and requests of the controller for a release, on the
+    /// fake cluster.
+    Footprint(FootprintArguments),
+    /// Create, update and abort thousands of rollouts, and compare time, CPU, memory and requests
+    /// with other controllers on the same control plane.
+    Scale(ScaleArguments),
 }
 
 /// Size of the simulation.
@@ -37,6 +55,14 @@ pub(crate) struct DetectArguments {
     /// Seed of the random numbers. The same seed gives the same tables.
     #[arg(long, default_value_t = 20_260_101)]
     seed: u64,
+}
+
+/// Number of rollouts.
+#[derive(Args)]
+pub(crate) struct FootprintArguments {
+    /// Rollouts that are released at the same time.
+    #[arg(long, default_value_t = 1_000)]
+    rollouts: u32,
 }
 
 /// Kinds and number of inputs.
@@ -91,8 +117,12 @@ pub(crate) async fn run(command: BenchCommand) -> Result<()> {
         .context("xtask is not inside the workspace")?;
     match command {
         BenchCommand::Detect(arguments) => detect(root, &arguments).await,
+        BenchCommand::Real(arguments) => false_rollbacks::real(root, &arguments).await,
+        BenchCommand::Worlds(arguments) => false_rollbacks::worlds(root, &arguments).await,
         BenchCommand::Tick => tick(root).await,
+        BenchCommand::Footprint(arguments) => footprint(root, &arguments).await,
         BenchCommand::Fuzz(arguments) => fuzz(root, &arguments).await,
+        BenchCommand::Scale(arguments) => scale::run(root, arguments).await,
     }
 }
 
@@ -155,6 +185,26 @@ async fn tick(root: &Path) -> Result<()> {
     write_section(&root.join(BENCHMARKS), "tick", &text)
 }
 
+async fn footprint(root: &Path, arguments: &FootprintArguments) -> Result<()> {
+    let rollouts = arguments.rollouts;
+    ensure!(rollouts > 0, "--rollouts is 0: set at least 1 rollout");
+    let example = [
+        "--release",
+        "--package",
+        "serin-footprint",
+        "--example",
+        "footprint",
+        "--",
+    ];
+    let mut run = cargo(root, &["run"]);
+    let table = capture_stdout(run.args(example).arg(rollouts.to_string())).await?;
+    let text = format!(
+        "`cargo xtask bench footprint --rollouts {rollouts}` wrote this section. {}\n\n{table}",
+        environment(root).await?
+    );
+    write_section(&root.join(BENCHMARKS), "footprint", &text)
+}
+
 async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
     let cases = arguments.cases;
     ensure!(cases > 0, "--cases is 0: set at least 1 input per kind");
@@ -162,26 +212,38 @@ async fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<()> {
         [] => FuzzKind::value_variants(),
         kinds => kinds,
     };
-    let (mut rows, mut options) = (String::new(), String::new());
+    let page = root.join(TESTING);
+    let environment = environment(root).await?;
     for kind in kinds {
         let name = format!("{kind:?}").to_lowercase();
         let (inputs, seconds) = fuzz_kind(root, *kind, cases).await?;
-        println!("{name}: {inputs} inputs in {}", format_seconds(seconds));
-        rows.push_str(&format!(
-            "| {name} | {} | {} |\n",
+        let row = format!(
+            "| {name} | {} | {} | {environment} |",
             group_thousands(inputs),
             format_seconds(seconds)
-        ));
-        if !arguments.kinds.is_empty() {
-            options.push_str(&format!(" --kind {name}"));
-        }
+        );
+        // A kind takes up to an hour, so the kinds that have ended are kept if a later one fails.
+        let text = fs::read_to_string(&page)?;
+        write_section(&page, "fuzz", &with_fuzz_row(&text, &name, &row))?;
     }
-    let text = format!(
-        "`cargo xtask bench fuzz --cases {cases}{options}` found no failure. {}\n\n| kind of input \
-         | inputs | time |\n|---|---|---|\n{rows}",
-        environment(root).await?
-    );
-    write_section(&root.join(TESTING), "fuzz", &text)
+    Ok(())
+}
+
+/// The section of fuzzing, in which the row of this kind is replaced or added.
+fn with_fuzz_row(page: &str, kind: &str, row: &str) -> String {
+    let kept = section(page, "fuzz").unwrap_or_default();
+    let mut rows: Vec<&str> = kept
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| kind "))
+        .filter(|line| !line.starts_with(&format!("| {kind} |")))
+        .collect();
+    rows.push(row);
+    rows.sort_unstable();
+    format!(
+        "`cargo xtask bench fuzz` found no failure in:\n\n| kind of input | inputs | time | \
+         machine, compiler, commit, date |\n|---|---|---|---|\n{}",
+        rows.join("\n")
+    )
 }
 
 /// Tries at least this number of inputs of one kind. Returns their number and the time in seconds.
@@ -359,16 +421,27 @@ fn write_section(file: &PathBuf, name: &str, text: &str) -> Result<()> {
 }
 
 fn with_section(page: &str, name: &str, text: &str) -> Option<String> {
-    let (begin, end) = (
-        format!("<!-- bench {name}: begin -->\n"),
-        format!("<!-- bench {name}: end -->"),
-    );
+    let (begin, end) = markers(name);
     let (before, rest) = page.split_once(&begin)?;
     let (_, after) = rest.split_once(&end)?;
     Some(format!(
         "{before}{begin}\n{}\n\n{end}{after}",
         text.trim_end()
     ))
+}
+
+/// The text between the markers of a section.
+fn section<'a>(page: &'a str, name: &str) -> Option<&'a str> {
+    let (begin, end) = markers(name);
+    let (_, rest) = page.split_once(&begin)?;
+    rest.split_once(&end).map(|(text, _)| text)
+}
+
+fn markers(name: &str) -> (String, String) {
+    (
+        format!("<!-- bench {name}: begin -->\n"),
+        format!("<!-- bench {name}: end -->"),
+    )
 }
 
 #[cfg(test)]
@@ -385,11 +458,27 @@ mod tests {
     }
 
     #[test]
+    fn one_kind_of_fuzzing_keeps_the_rows_of_the_others() {
+        let page = "<!-- bench fuzz: begin -->\n| kind of input | a |\n|---|---|\n| labels | 1 |\n\
+                    | queries | 2 |\n<!-- bench fuzz: end -->";
+        let text = with_fuzz_row(page, "labels", "| labels | 3 |");
+        assert!(
+            text.ends_with("|---|---|---|---|\n| labels | 3 |\n| queries | 2 |"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn each_page_has_its_generated_section() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for (page, section) in [
             (BENCHMARKS, "detect"),
+            (BENCHMARKS, "real"),
+            (BENCHMARKS, "worlds"),
+            (false_rollbacks::TRUST, "trust"),
             (BENCHMARKS, "tick"),
+            (BENCHMARKS, "footprint"),
+            (BENCHMARKS, "scale"),
             (TESTING, "fuzz"),
         ] {
             let text = fs::read_to_string(root.join(page)).unwrap();

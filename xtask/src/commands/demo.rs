@@ -45,10 +45,7 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<()> {
 async fn run_in_kind(checkout: &Path, arguments: &DemoArguments) -> Result<()> {
     let cluster = KindCluster::up(checkout, Progress::detect()).await?;
     let binary = build_static(checkout, "serin-sample", "serin-sample").await?;
-    let image = Image {
-        reference: SAMPLE_IMAGE.into(),
-        binary,
-    };
+    let image = Image::local(SAMPLE_IMAGE, binary);
     cluster.load_image(&image).await?;
     println!("The kind cluster {KIND_CLUSTER} stays after the demo. To use it:");
     for (name, value) in cluster.env() {

@@ -12,10 +12,8 @@ pub(super) fn options() -> String {
          [kubectl plugin](kubectl.md) describes the commands with examples. `kubectl promote` and \
          `kubectl abort` have the options of `kubectl serin promote` and `kubectl serin abort`.\n",
     );
-    let mut commands: Vec<&Command> = program.get_subcommands().collect();
-    commands.sort_by_key(|command| command.get_name());
-    for command in commands {
-        let _ = write!(text, "\n## {}\n\n", command.get_name());
+    for (name, command) in commands(&program, "") {
+        let _ = write!(text, "\n## {name}\n\n");
         if let Some(about) = command.get_about() {
             let _ = writeln!(text, "{}.\n", one_line(&about.to_string()));
         }
@@ -31,6 +29,18 @@ pub(super) fn options() -> String {
     let _ = write!(text, "\n## Options of every command\n\n");
     write_arguments(&mut text, &program);
     text
+}
+
+/// All commands with their names, nested ones as `outer inner`, in order of the names.
+fn commands<'a>(parent: &'a Command, prefix: &str) -> Vec<(String, &'a Command)> {
+    let named = parent.get_subcommands().map(|command| {
+        let name = format!("{prefix}{}", command.get_name());
+        let inner = commands(command, &format!("{name} "));
+        std::iter::once((name, command)).chain(inner)
+    });
+    let mut all: Vec<_> = named.flatten().collect();
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    all
 }
 
 fn write_arguments(text: &mut String, command: &Command) {
@@ -107,8 +117,9 @@ mod tests {
     fn every_command_of_the_plugin_has_a_section() {
         let page = options();
         let program = serin_kubectl::cli::command();
-        for command in program.get_subcommands() {
-            assert!(page.contains(&format!("\n## {}\n", command.get_name())));
+        for (name, _) in commands(&program, "") {
+            assert!(page.contains(&format!("\n## {name}\n")), "{name}");
         }
+        assert!(page.contains("\n## requests convert\n"));
     }
 }

@@ -7,5 +7,6 @@ pub(crate) mod demo;
 mod kubectl_reference;
 pub(crate) mod lint;
 mod reference;
+pub(crate) mod release;
 pub(crate) mod soak;
 pub(crate) mod test;

@@ -3,7 +3,7 @@
 use std::env::current_dir;
 use std::net::TcpListener;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serin_cluster::{Cluster, Instance, Progress};
 use serin_e2e::controller::{self, Controller};
@@ -30,6 +30,15 @@ pub(crate) struct SoakArguments {
     /// Number of releases that `kubectl serin status --watch --until-done` follows.
     #[arg(long, value_name = "COUNT")]
     statuses: Option<u32>,
+    /// Instead of releases on a cluster, simulate this number of hours of releases beside hostile
+    /// Rollouts.
+    #[arg(
+        long,
+        value_name = "HOURS",
+        value_parser = clap::value_parser!(u32).range(1..=240),
+        conflicts_with_all = ["slice", "promotions", "rollbacks", "aborts", "statuses"]
+    )]
+    churn: Option<u32>,
 }
 
 impl SoakArguments {
@@ -68,8 +77,27 @@ pub(crate) struct VerdictsArguments {
 
 /// Runs promotions, rollbacks and aborts.
 pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
+    if let Some(hours) = arguments.churn {
+        return run_churn(hours).await;
+    }
     let options = arguments.options();
     with_controller(async |env| soak::run(env, options).await.map(drop)).await
+}
+
+/// Runs the churn test of the fake cluster, optimized and with debug assertions.
+async fn run_churn(hours: u32) -> Result<()> {
+    let mut command = tokio::process::Command::new(env!("CARGO"));
+    command
+        .args(["test", "--profile", "fuzz", "--package", "serin-runtime"])
+        .args(["--test", "fake_cluster", "churn", "--", "--nocapture"])
+        .env("SERIN_CHURN_HOURS", hours.to_string())
+        .kill_on_drop(true);
+    let status = command.status().await?;
+    ensure!(
+        status.success(),
+        "the churn test of {hours} simulated hours failed: {status}"
+    );
+    Ok(())
 }
 
 /// Runs good and bad releases and reports their verdicts.

@@ -36,7 +36,7 @@ use std::iter::Peekable;
 
 use serde::{Deserialize, Serialize};
 
-use crate::counts::{Counts, PodCounts, Tick};
+use crate::counts::{Counts, PodCounts, PodId, Tick};
 use series::{Scrape, SeriesStore};
 
 pub use summed::{SummedIncrement, rounds_from_sums};
@@ -321,12 +321,20 @@ impl RoundBuilder {
     ) {
         let mut counts = Counts::default();
         let mut stable_pods: BTreeMap<&str, PodCounts> = BTreeMap::new();
+        let mut canary_pods: BTreeMap<&str, PodCounts> = BTreeMap::new();
+        let mut counts_since_ms = self.round_at_ms;
         let oldest_ms = |at_ms: i64| at_ms.saturating_sub(self.config.forget_ms);
         for (at_ms, source, scrape) in scrapes {
             let expired_ms = oldest_ms(*at_ms);
             let is_new_source = source_created_ms
                 .get(*source)
                 .is_some_and(|created_ms| *created_ms >= self.began_ms && *created_ms > expired_ms);
+            let last_scrape_ms = self.store.last_scrape_ms(source);
+            counts_since_ms = counts_since_ms.min(
+                last_scrape_ms
+                    .filter(|last_ms| *last_ms > expired_ms)
+                    .unwrap_or(counts_since_ms),
+            );
             let increment =
                 self.store
                     .count_scrape(source, *at_ms, scrape, expired_ms, is_new_source);
@@ -341,13 +349,18 @@ impl RoundBuilder {
                 pod.requests += increment.counts.stable_requests;
                 pod.errors += increment.counts.stable_errors;
             }
+            if scrape.has_total_of(Arm::Canary) && !scrape.has_total_of(Arm::Stable) {
+                let pod = canary_pods.entry(source).or_default();
+                pod.requests += increment.counts.canary_requests;
+                pod.errors += increment.counts.canary_errors;
+            }
         }
         if counts.canary_requests > 0.0 {
             rounds.canary_requests_at_ms = rounds.canary_requests_at_ms.max(Some(closed_ms));
         }
         // A single source that counts for all pods does not show how the pods differ.
         let stable_pods = if stable_pods.len() > 1 {
-            stable_pods.into_values().collect()
+            named_pods(stable_pods)
         } else {
             Vec::new()
         };
@@ -356,11 +369,22 @@ impl RoundBuilder {
             at_ms: closed_ms,
             counts,
             stable_pods,
+            canary_pods: named_pods(canary_pods),
+            counts_since_ms: (counts_since_ms < self.round_at_ms).then_some(counts_since_ms),
         });
         self.round_at_ms = closed_ms;
         self.has_closed_round = true;
         self.store.expire(oldest_ms(closed_ms));
     }
+}
+
+/// The counts with the identities of their pods.
+fn named_pods(pods: BTreeMap<&str, PodCounts>) -> Vec<PodCounts> {
+    let named = |(source, counts): (&str, PodCounts)| PodCounts {
+        pod: PodId::from_name(source),
+        ..counts
+    };
+    pods.into_iter().map(named).collect()
 }
 
 /// Scrapes by timestamp and source.

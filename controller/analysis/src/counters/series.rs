@@ -117,6 +117,13 @@ impl SeriesStore {
             .map(|(source, _)| &**source)
     }
 
+    /// Time of the last scrape of a source. `None` if it is unknown.
+    pub(super) fn last_scrape_ms(&self, source: &str) -> Option<i64> {
+        self.sources
+            .get(source)
+            .map(|history| history.last_scrape_ms)
+    }
+
     /// Stores the values of a scrape without counting it.
     pub(super) fn record_baseline(&mut self, source: &str, at_ms: i64, scrape: &Scrape<'_>) {
         let counts_good = scrape.counts_good();

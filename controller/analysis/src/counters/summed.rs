@@ -5,11 +5,11 @@
 //! scrape before each of them. Successive steps of a series add up to its total increment without
 //! overlap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::series::{Sums, reconcile_errors};
 use super::{Arm, Rounds};
-use crate::counts::{Counts, PodCounts, Tick};
+use crate::counts::{Counts, PodCounts, PodId, Tick};
 
 /// The increment, or a part of it, of one source for one arm in one step.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,14 @@ pub struct SummedIncrement {
     pub errors: f64,
     /// Bad requests of series that started during the step.
     pub new_errors: f64,
+}
+
+/// The counts of one step.
+#[derive(Debug, Default)]
+struct StepCounts {
+    counts: Counts,
+    stable_pods: Vec<PodCounts>,
+    canary_pods: Vec<PodCounts>,
 }
 
 /// Builds the rounds of these increments, in order of time. Each starts `step_ms` before it closes.
@@ -48,9 +56,16 @@ pub fn rounds_from_sums(increments: &[SummedIncrement], step_ms: i64) -> Rounds 
         source_sums.errors += errors;
         source_sums.new_errors += new_errors;
     }
-    let mut steps: BTreeMap<i64, (Counts, Vec<PodCounts>)> = BTreeMap::new();
-    for ((at_ms, _, arm), sums) in sums {
-        let (counts, stable_pods) = steps.entry(at_ms).or_default();
+    let sources_of = |arm| -> BTreeSet<&str> {
+        let of_arm = increments.iter().filter(|increment| increment.arm == arm);
+        of_arm.map(|increment| increment.source.as_str()).collect()
+    };
+    // A source that counts for both arms is a gateway, not a pod.
+    let (of_canary, of_stable) = (sources_of(Arm::Canary), sources_of(Arm::Stable));
+    let gateways: BTreeSet<&str> = of_canary.intersection(&of_stable).copied().collect();
+    let mut steps: BTreeMap<i64, StepCounts> = BTreeMap::new();
+    for ((at_ms, source, arm), sums) in sums {
+        let step = steps.entry(at_ms).or_default();
         let is_count = |value: f64| value.is_finite() && value >= 0.0;
         if ![sums.requests, sums.errors, sums.new_errors]
             .into_iter()
@@ -60,24 +75,42 @@ pub fn rounds_from_sums(increments: &[SummedIncrement], step_ms: i64) -> Rounds 
             continue;
         }
         let (requests, errors) = reconcile_errors(sums, &mut rounds.inconsistent_increments);
+        let pod = PodCounts {
+            pod: PodId::from_name(source),
+            requests,
+            errors,
+        };
         match arm {
-            Arm::Canary => counts.add(&Counts::new(requests, errors, 0.0, 0.0)),
+            Arm::Canary => {
+                step.counts.add(&Counts::new(requests, errors, 0.0, 0.0));
+                if !gateways.contains(source) {
+                    step.canary_pods.push(pod);
+                }
+            }
             Arm::Stable => {
-                counts.add(&Counts::new(0.0, 0.0, requests, errors));
-                stable_pods.push(PodCounts { requests, errors });
+                step.counts.add(&Counts::new(0.0, 0.0, requests, errors));
+                step.stable_pods.push(pod);
             }
         }
     }
-    for (at_ms, (counts, pods)) in steps {
-        if counts.canary_requests > 0.0 {
+    for (at_ms, step) in steps {
+        if step.counts.canary_requests > 0.0 {
             rounds.canary_requests_at_ms = rounds.canary_requests_at_ms.max(Some(at_ms));
         }
-        let stable_pods = if pods.len() > 1 { pods } else { Vec::new() };
+        let started_ms = at_ms.saturating_sub(step_ms);
         rounds.ticks.push(Tick {
-            started_ms: at_ms.saturating_sub(step_ms),
+            started_ms,
             at_ms,
-            counts,
-            stable_pods,
+            counts: step.counts,
+            // A single source that counts for all pods does not show how the pods differ.
+            stable_pods: if step.stable_pods.len() > 1 {
+                step.stable_pods
+            } else {
+                Vec::new()
+            },
+            canary_pods: step.canary_pods,
+            // The last scrape before the step may be a whole interval older.
+            counts_since_ms: Some(started_ms.saturating_sub(step_ms)),
         });
     }
     rounds

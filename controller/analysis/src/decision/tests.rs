@@ -76,6 +76,7 @@ impl SimulatedGateway {
             &RoundContext {
                 warm_up_ends_ms: 60 * SECOND_MS,
                 weight_changed_at_ms: 0,
+                canary_pods: Vec::new(),
             },
         );
         (objective, state)
@@ -140,7 +141,7 @@ fn strong_evidence_rolls_back_in_every_other_state() {
 
 #[test]
 fn a_spent_allotment_rolls_back_only_suspect_releases() {
-    let suspect = SimulatedGateway::with_counts(28, Counts::new(750.0, 1.0, 750.0, 0.25));
+    let suspect = SimulatedGateway::with_counts(18, Counts::new(750.0, 1.0, 750.0, 0.25));
     let evaluation = suspect.evaluate(None, |_| {});
     assert!(
         evaluation.ln_e > 10_f64.ln() && evaluation.ln_e < 100_f64.ln(),
@@ -172,7 +173,7 @@ fn a_spent_allotment_rolls_back_only_suspect_releases() {
 #[test]
 fn a_burning_service_rolls_back_suspect_releases_and_freezes_others() {
     let guarded = |context: &mut RolloutContext| context.guard = Some(burn_alert());
-    let suspect = SimulatedGateway::with_counts(28, Counts::new(750.0, 1.0, 750.0, 0.25));
+    let suspect = SimulatedGateway::with_counts(18, Counts::new(750.0, 1.0, 750.0, 0.25));
     assert_eq!(
         suspect.evaluate(None, guarded).verdict,
         Verdict::RollBack(RollBackCause::ServiceGuard)
@@ -351,8 +352,8 @@ fn steps_are_sized_by_evidence_and_require_a_soak() {
 
 #[test]
 fn the_weight_shrinks_with_the_remaining_budget() {
-    // Twice stable's error rate: not yet suspect, but it spends budget.
-    let slow = SimulatedGateway::with_counts(40, Counts::new(750.0, 0.75, 750.0, 0.375));
+    // Somewhat more than stable's error rate: not suspect, but it spends budget.
+    let slow = SimulatedGateway::with_counts(40, Counts::new(750.0, 1.375, 750.0, 1.0));
     assert!(matches!(
         slow.evaluate(Some(500.0), |_| {}).verdict,
         Verdict::Proceed(_)

@@ -5,9 +5,11 @@
 //! e-process against
 //!
 //! ```text
-//! H0:  P(canary above the edge) <= rho0 P(stable above the edge) + delta0    at every tick
+//! H0:  P(canary above the edge) <= rho P(stable above the edge) + delta0    at every tick
 //! ```
 //!
+//! where `rho` is what a canary that is slower by 10 % would have ([`super::tolerance`]), of
+//! stable's requests in earlier ticks. The process consists
 //! of Bernoulli bets ([`bernoulli`]). At low edges most requests are "bad", and the Poisson form
 //! would have little power. A tick's bets assume stable's rate in the earlier ticks. **Their
 //! validity does not depend on it**: by convexity each is an e-value for every pair of rates in H0,
@@ -17,31 +19,34 @@
 //! The guard's evidence is the mean over the edges. A mean of e-processes is an e-process
 //! regardless of their dependence (the edges of one histogram are strongly dependent). By Ville's
 //! inequality it exceeds `1/alpha` with probability at most `alpha` if H0 holds at every edge. The
-//! temper `k`, estimated from stable's pods at each edge, is a heuristic for requests that are not
-//! independent.
+//! temper `k`, estimated from stable's pods at each edge in the hour before the release and since,
+//! is a heuristic for requests that are not independent. Where pods cannot be distinguished it is
+//! unknown, and one scrape counts at most a factor of 10.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bernoulli::{ODDS_RATIOS, bernoulli};
+use super::edge::{EdgeHistory, EdgeState, EdgeTerms};
+use super::find_edge;
+use super::tolerance::{Beyond, relative_tolerance};
 use crate::config::EvidenceConfig;
 use crate::counters::{CounterConfig, RoundBuilder, Rounds, SampleBatch};
 use crate::counts::{Counts, Tick};
-use crate::eprocess::{Funding, Mixture, elapsed_seconds};
 use crate::numeric::log_sum_exp;
 use crate::objective::RoundContext;
-use crate::overdispersion::Overdispersion;
 
 /// Maximum number of edges. More would make the state too large for a status without improving the
 /// guard.
 pub const MAX_EDGES: usize = 32;
 
+/// Maximum number of edges whose history is kept until the edges of both arms are known.
+const MAX_HISTORY_EDGES: usize = 64;
+
 /// Weight of a guard that rolls back in the mean of e-values, relative to its objective's weight.
 /// Any weight that is fixed in advance preserves the bound. With this one the objective rolls back
 /// at 1.25 times the evidence that it would need alone, and the guard at five times.
 pub const GUARD_WEIGHT: f64 = 0.25;
-
-/// Bets assume rates between this value and its complement.
-const MIN_RATE: f64 = 1e-4;
 
 /// The persistent state of a latency guard: about 450 bytes of JSON for each edge, at most
 /// [`MAX_EDGES`] edges.
@@ -57,23 +62,9 @@ pub struct LatencyGuardState {
     /// Minimum temper: that of the objective when the guard started, which was estimated from
     /// before the release.
     least_k: f64,
-}
-
-/// The state of one edge: how often the requests of each arm took longer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EdgeState {
-    /// The edge, in seconds.
-    pub seconds: f64,
-    /// When the last round closed, in milliseconds since the epoch.
-    pub round_at_ms: i64,
-    /// Counts of both arms so far. Errors are requests that took longer than the edge. The bets of
-    /// the next tick assume stable's rate in these counts.
-    pub totals: Counts,
-    ticks: u64,
-    mixture: Mixture,
-    funding: Funding,
-    dispersion: Overdispersion,
+    /// Stable's requests before the release, by edge, until the edges are set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    history: Vec<EdgeHistory>,
 }
 
 /// The evidence of a latency guard.
@@ -106,6 +97,7 @@ impl Default for LatencyGuardState {
             edges: Vec::new(),
             compared_at_ms: None,
             least_k: 1.0,
+            history: Vec::new(),
         }
     }
 }
@@ -114,11 +106,7 @@ impl LatencyGuardState {
     /// Whether this state has the current number of bets. Otherwise it was written by another
     /// version.
     pub fn is_compatible(&self) -> bool {
-        self.edges.len() <= MAX_EDGES
-            && self
-                .edges
-                .iter()
-                .all(|edge| edge.mixture.len() == ODDS_RATIOS.len())
+        self.edges.len() <= MAX_EDGES && self.edges.iter().all(EdgeState::is_compatible)
     }
 
     /// `ln` of the mean e-value. 0 without edges.
@@ -129,6 +117,48 @@ impl LatencyGuardState {
         #[expect(clippy::cast_precision_loss, reason = "at most 32 edges")]
         let edges = self.edges.len() as f64;
         log_sum_exp(self.edges.iter().map(EdgeState::ln_e)) - edges.ln()
+    }
+
+    /// Learns from stable's requests before the release how slow requests cluster at each edge.
+    /// Without effect once the edges are set.
+    pub fn learn(&mut self, history: Vec<EdgeHistory>) {
+        if self.edges.is_empty() {
+            self.history = history;
+            self.history.truncate(MAX_HISTORY_EDGES);
+        }
+    }
+
+    /// Adds ticks of all edges, each with the index of its edge. The tolerance of a tick only
+    /// depends on ticks that ended before it began.
+    fn add_ticks(
+        &mut self,
+        config: &EvidenceConfig,
+        began_ms: i64,
+        ticks: &BTreeMap<i64, Vec<(usize, &Tick)>>,
+        context: &RoundContext,
+    ) {
+        for simultaneous in ticks.values() {
+            let closed_ms: Vec<i64> = self.edges.iter().map(|edge| edge.round_at_ms).collect();
+            let beyond: Vec<Beyond> = self.edges.iter().map(EdgeState::beyond).collect();
+            for (index, tick) in simultaneous {
+                let Some(edge) = self.edges.get_mut(*index) else {
+                    continue;
+                };
+                // Otherwise the tolerance would depend on the requests of the tick itself.
+                let is_known = closed_ms.iter().all(|at_ms| *at_ms <= tick.started_ms);
+                let terms = EdgeTerms {
+                    config,
+                    began_ms,
+                    least_k: self.least_k,
+                    rho0: is_known.then(|| relative_tolerance(&beyond, *index, config.rho0)),
+                };
+                edge.add(&terms, tick, context);
+                let counts = &tick.counts;
+                if is_known && counts.canary_requests > 0.0 && counts.stable_requests > 0.0 {
+                    self.compared_at_ms = self.compared_at_ms.max(Some(tick.at_ms));
+                }
+            }
+        }
     }
 
     /// Summarizes the evidence.
@@ -147,66 +177,6 @@ impl LatencyGuardState {
             worst,
             rolls_back,
         }
-    }
-}
-
-impl EdgeState {
-    fn new(seconds: f64, round_at_ms: i64) -> Self {
-        Self {
-            seconds,
-            round_at_ms,
-            totals: Counts::default(),
-            ticks: 0,
-            mixture: Mixture::new(ODDS_RATIOS.len()),
-            funding: Funding::default(),
-            dispersion: Overdispersion::default(),
-        }
-    }
-
-    /// `ln` of the e-value of this edge.
-    pub fn ln_e(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "there are six odds ratios")]
-        let ln_weights = [-(ODDS_RATIOS.len() as f64).ln(); ODDS_RATIOS.len()];
-        self.mixture.ln_value(&ln_weights)
-    }
-
-    /// Adds a tick. A warm-up tick only updates the rates, because cold caches make a new pod slow
-    /// at every edge.
-    fn add(
-        &mut self,
-        config: &EvidenceConfig,
-        began_ms: i64,
-        least_k: f64,
-        tick: &Tick,
-        context: &RoundContext,
-    ) {
-        self.ticks += 1;
-        let warm = tick.started_ms < context.warm_up_ends_ms;
-        let elapsed = elapsed_seconds(began_ms, tick);
-        let omega = self.funding.due(
-            &config.restarts,
-            self.ticks,
-            elapsed,
-            warm,
-            config.warm_up_seconds,
-        );
-        self.mixture.fund(omega);
-        let k = self.dispersion.k().max(least_k);
-        let has_both = tick.counts.canary_requests > 0.0 && tick.counts.stable_requests > 0.0;
-        if let Some(rate) = self.totals.stable_rate().filter(|_| has_both && !warm) {
-            let rate = rate.clamp(MIN_RATE, 1.0 - MIN_RATE);
-            let line = |psi: &f64| {
-                bernoulli(&tick.counts, rate, *psi, config.rho0)
-                    .tempered(k)
-                    .at(config.delta0)
-            };
-            self.mixture.multiply(
-                ODDS_RATIOS.iter().map(line),
-                config.clip.unwrap_or(f64::INFINITY),
-            );
-        }
-        self.dispersion.add(&tick.stable_pods);
-        self.totals.add(&tick.counts);
     }
 }
 
@@ -237,6 +207,11 @@ impl LatencyGuard {
         }
     }
 
+    /// The counter configuration.
+    pub fn counters(&self) -> CounterConfig {
+        self.counters
+    }
+
     /// Changes the counter configuration, effective with the next observation.
     pub fn set_counters(&mut self, counters: CounterConfig) {
         self.counters = counters;
@@ -260,63 +235,71 @@ impl LatencyGuard {
         }
         let every = edges.len().div_ceil(MAX_EDGES).max(1);
         let chosen = edges.iter().skip(every - 1).step_by(every);
-        state.edges = chosen
-            .map(|seconds| EdgeState::new(*seconds, round_at_ms))
-            .collect();
+        let history = std::mem::take(&mut state.history);
+        let new_edge = |seconds: &f64| {
+            let known = history
+                .iter()
+                .find(|known| find_edge(&[known.seconds], *seconds).is_ok());
+            EdgeState::new(*seconds, round_at_ms, known)
+        };
+        state.edges = chosen.map(new_edge).collect();
         state.least_k = k.max(1.0);
         *self = Self::resume(self.evidence.clone(), self.counters, self.began_ms, state);
     }
 
-    /// Adds the samples of the edge with this index. Good requests are those within the edge.
+    /// Adds the samples of all edges, one batch for each edge in order. Good requests are those
+    /// within the edge.
     pub fn observe(
         &mut self,
         state: &mut LatencyGuardState,
-        index: usize,
-        batch: &SampleBatch<'_>,
+        batches: &[SampleBatch<'_>],
         context: &RoundContext,
     ) {
-        let Some(counters) = self.edges.get_mut(index) else {
-            return;
-        };
-        let ticks = counters.add_samples(batch).ticks;
-        let round_at_ms = counters.round_at_ms();
-        self.apply_ticks(state, index, &ticks, round_at_ms, context);
+        let rounds: Vec<(Vec<Tick>, i64)> = self
+            .edges
+            .iter_mut()
+            .zip(batches)
+            .map(|(counters, batch)| {
+                let ticks = counters.add_samples(batch).ticks;
+                (ticks, counters.round_at_ms())
+            })
+            .collect();
+        self.apply_ticks(state, &rounds, context);
     }
 
-    /// Adds pre-aggregated rounds of one edge. Rounds that began before the last one closed are
-    /// ignored.
+    /// Adds pre-aggregated rounds of all edges, in order. Rounds that began before the last one
+    /// closed are ignored.
     pub fn observe_rounds(
         &self,
         state: &mut LatencyGuardState,
-        index: usize,
-        mut rounds: Rounds,
+        rounds: Vec<Rounds>,
         context: &RoundContext,
     ) {
-        let Some(edge) = state.edges.get(index) else {
-            return;
+        let new_rounds = |(edge, mut rounds): (&EdgeState, Rounds)| {
+            let round_at_ms = rounds.retain_since(edge.round_at_ms);
+            (rounds.ticks, round_at_ms)
         };
-        let round_at_ms = rounds.retain_since(edge.round_at_ms);
-        self.apply_ticks(state, index, &rounds.ticks, round_at_ms, context);
+        let rounds: Vec<(Vec<Tick>, i64)> =
+            state.edges.iter().zip(rounds).map(new_rounds).collect();
+        self.apply_ticks(state, &rounds, context);
     }
 
     fn apply_ticks(
         &self,
         state: &mut LatencyGuardState,
-        index: usize,
-        ticks: &[Tick],
-        round_at_ms: i64,
+        rounds: &[(Vec<Tick>, i64)],
         context: &RoundContext,
     ) {
-        let Some(edge) = state.edges.get_mut(index) else {
-            return;
-        };
-        for tick in ticks {
-            edge.add(&self.evidence, self.began_ms, state.least_k, tick, context);
-            if tick.counts.canary_requests > 0.0 && tick.counts.stable_requests > 0.0 {
-                state.compared_at_ms = state.compared_at_ms.max(Some(tick.at_ms));
+        let mut ticks: BTreeMap<i64, Vec<(usize, &Tick)>> = BTreeMap::new();
+        for (index, (of_edge, _)) in rounds.iter().enumerate() {
+            for tick in of_edge {
+                ticks.entry(tick.at_ms).or_default().push((index, tick));
             }
         }
-        edge.round_at_ms = round_at_ms;
+        state.add_ticks(&self.evidence, self.began_ms, &ticks, context);
+        for (edge, (_, round_at_ms)) in state.edges.iter_mut().zip(rounds) {
+            edge.round_at_ms = *round_at_ms;
+        }
     }
 }
 
@@ -325,24 +308,24 @@ impl LatencyGuardState {
     /// The state after `ticks` ticks with constant counts at each edge.
     pub(crate) fn after_ticks(ticks: i64, edges: &[(f64, Counts)]) -> Self {
         let mut state = Self::default();
-        let context = RoundContext {
-            warm_up_ends_ms: 0,
-            weight_changed_at_ms: 0,
-        };
-        for (seconds, counts) in edges {
-            let mut edge = EdgeState::new(*seconds, 0);
-            for index in 0..ticks {
-                let (started_ms, at_ms) = (index * 15_000, (index + 1) * 15_000);
+        for (seconds, _) in edges {
+            state.edges.push(EdgeState::new(*seconds, 0, None));
+        }
+        for index in 0..ticks {
+            let of_edge = |(edge, (_, counts)): (usize, &(f64, Counts))| {
                 let tick = Tick {
-                    started_ms,
-                    at_ms,
+                    started_ms: index * 15_000,
+                    at_ms: (index + 1) * 15_000,
                     counts: *counts,
-                    stable_pods: Vec::new(),
+                    ..Tick::default()
                 };
-                edge.add(&EvidenceConfig::default(), 0, 1.0, &tick, &context);
-            }
-            state.edges.push(edge);
-            state.compared_at_ms = Some(ticks * 15_000);
+                (edge, tick)
+            };
+            let ticks: Vec<(usize, Tick)> = edges.iter().enumerate().map(of_edge).collect();
+            let at_once = ticks.iter().map(|(edge, tick)| (*edge, tick)).collect();
+            let by_time = BTreeMap::from([(index, at_once)]);
+            let config = EvidenceConfig::default();
+            state.add_ticks(&config, 0, &by_time, &RoundContext::default());
         }
         state
     }

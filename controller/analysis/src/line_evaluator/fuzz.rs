@@ -19,6 +19,7 @@ pub(super) fn any_line() -> impl Strategy<Value = TickLine> {
             let pod = |(requests, rate): (f64, f64)| PodCounts {
                 requests,
                 errors: (requests * rate).floor(),
+                ..PodCounts::default()
             };
             TickLine {
                 t,

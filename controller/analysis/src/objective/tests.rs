@@ -4,9 +4,12 @@ use super::*;
 use crate::counters::{Arm, CounterKind, Sample};
 use proptest::prelude::*;
 
+use crate::counts::{PodCounts, PodId};
+
 const CONTEXT: RoundContext = RoundContext {
     warm_up_ends_ms: 60_000,
     weight_changed_at_ms: 90_000,
+    canary_pods: Vec::new(),
 };
 
 /// The samples of three pods, of which one is the canary's. `steps` are requests and errors by
@@ -76,7 +79,7 @@ proptest! {
         for now_ms in restarts {
             observe(&mut objective, &mut state, &samples, now_ms);
             let json = serde_json::to_string(&state).unwrap();
-            prop_assert!(json.len() < 3000, "{} bytes", json.len());
+            prop_assert!(json.len() < 6000, "{} bytes", json.len());
             state = serde_json::from_str(&json).unwrap();
             objective = Objective::resume(config.clone(), &state).unwrap();
         }
@@ -93,7 +96,7 @@ fn rounds_that_began_before_the_last_one_closed_are_ignored() {
         started_ms: at_ms - 15_000,
         at_ms,
         counts: Counts::new(10.0, 0.0, 90.0, 0.0),
-        stable_pods: Vec::new(),
+        ..Tick::default()
     };
     let rounds = || Rounds {
         ticks: vec![tick(30_000), tick(45_000), tick(60_000)],
@@ -113,7 +116,7 @@ fn rounds_that_began_before_the_last_one_closed_are_ignored() {
 
 #[test]
 fn dispersion_is_estimated_from_before_the_rollout() {
-    let (_, mut state) = Objective::begin(ObjectiveConfig::default(), 0).unwrap();
+    let (objective, mut state) = Objective::begin(ObjectiveConfig::default(), 0).unwrap();
     let mut samples = Vec::new();
     for scrape in 0..10_u32 {
         let at_ms = i64::from(scrape) * 15_000 - 200_000;
@@ -145,8 +148,7 @@ fn dispersion_is_estimated_from_before_the_rollout() {
         settled_ms: 0,
         now_ms: 0,
     };
-    let counts =
-        Objective::estimate_dispersion(CounterConfig::default(), &mut state, &history, -300_000);
+    let counts = Objective::estimate_dispersion(objective.config(), &mut state, &history, -300_000);
     assert_eq!(counts, Counts::new(0.0, 0.0, 1800.0, 16.0));
     assert_eq!(state.evidence.phi(), Some(4.0));
     assert_eq!(
@@ -154,6 +156,137 @@ fn dispersion_is_estimated_from_before_the_rollout() {
         (0, 0),
         "history is not evidence"
     );
+}
+
+fn pod(name: &str, requests: f64) -> PodCounts {
+    PodCounts {
+        pod: PodId::from_name(name),
+        requests,
+        errors: 0.0,
+    }
+}
+
+/// A scrape at two minutes in which two pods of the canary served these requests.
+fn tick_of_pods(old: f64, young: f64) -> Tick {
+    Tick {
+        started_ms: 120_000,
+        at_ms: 135_000,
+        counts: Counts::new(old + young, 0.0, 400.0, 0.0),
+        canary_pods: vec![pod("old", old), pod("young", young)],
+        ..Tick::default()
+    }
+}
+
+fn warm_ups() -> RoundContext {
+    let warm_up = |name, started_ms| PodWarmUp {
+        pod: PodId::from_name(name),
+        started_ms,
+        ends_ms: started_ms + 60_000,
+    };
+    RoundContext {
+        canary_pods: vec![warm_up("old", 0), warm_up("young", 110_000)],
+        ..RoundContext::default()
+    }
+}
+
+#[test]
+fn the_warm_up_tolerance_is_the_share_of_requests_to_young_pods() {
+    let context = warm_ups();
+    let young = |tick: &Tick| context.of_tick(tick).young_share;
+    assert_eq!(young(&tick_of_pods(90.0, 30.0)), Some(0.25));
+    assert_eq!(young(&tick_of_pods(120.0, 0.0)), Some(0.0));
+    let later = Tick {
+        started_ms: 170_000,
+        at_ms: 185_000,
+        ..tick_of_pods(90.0, 30.0)
+    };
+    assert_eq!(young(&later), Some(0.0), "the warm-up is over");
+    let missed = Tick {
+        counts_since_ms: Some(169_000),
+        ..later
+    };
+    assert_eq!(young(&missed), Some(0.25), "the scrape before was missed");
+}
+
+#[test]
+fn without_counts_by_pod_the_share_of_young_pods_counts() {
+    let context = warm_ups();
+    let young = |started_ms| {
+        let tick = Tick {
+            started_ms,
+            at_ms: started_ms + 15_000,
+            counts: Counts::new(100.0, 0.0, 400.0, 0.0),
+            ..Tick::default()
+        };
+        context.of_tick(&tick).young_share
+    };
+    assert_eq!(
+        young(45_000),
+        Some(1.0),
+        "the second pod does not exist yet"
+    );
+    assert_eq!(young(75_000), Some(0.0));
+    assert_eq!(young(120_000), Some(0.5));
+    assert_eq!(
+        RoundContext::default()
+            .of_tick(&tick_of_pods(1.0, 1.0))
+            .young_share,
+        None
+    );
+}
+
+/// Pods that come with later steps fail 3 % in their first minute, as the first ones do.
+#[test]
+fn pods_that_join_at_a_later_step_get_the_warm_up_tolerance() {
+    let (mut objective, mut state) = Objective::begin(ObjectiveConfig::default(), 0).unwrap();
+    let context = warm_ups();
+    for scrape in 0..12_i64 {
+        let started_ms = scrape * 15_000;
+        let (first, second) = (
+            started_ms < 60_000,
+            (110_000..170_000).contains(&started_ms),
+        );
+        let errors = if first || second { 15.0 } else { 0.0 };
+        let tick = Tick {
+            started_ms,
+            at_ms: started_ms + 15_000,
+            counts: Counts::new(1_000.0, errors, 4_000.0, 2.0),
+            canary_pods: vec![pod("old", 500.0), pod("young", 500.0)],
+            ..Tick::default()
+        };
+        let rounds = Rounds {
+            ticks: vec![tick],
+            ..Rounds::default()
+        };
+        objective.observe_rounds(&mut state, rounds, &context);
+    }
+    let ln_e = state.evidence.ln_e(objective.bets());
+    assert!(ln_e < 1.0, "{ln_e}");
+    assert!(
+        state.evidence.excess_errors(&objective.config().evidence) > 100.0,
+        "what they spend is charged"
+    );
+}
+
+#[test]
+fn a_gateway_teaches_nothing_about_pods() {
+    let config = ObjectiveConfig {
+        sources_are_pods: false,
+        ..ObjectiveConfig::default()
+    };
+    let (mut objective, mut state) = Objective::begin(config, 0).unwrap();
+    let tick = Tick {
+        at_ms: 15_000,
+        counts: Counts::new(100.0, 0.0, 400.0, 9.0),
+        stable_pods: vec![pod("gateway-1", 200.0), pod("gateway-2", 200.0)],
+        ..Tick::default()
+    };
+    let rounds = Rounds {
+        ticks: vec![tick],
+        ..Rounds::default()
+    };
+    objective.observe_rounds(&mut state, rounds, &CONTEXT);
+    assert!(!state.evidence.distinguishes_pods());
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(crate) fn is_unbound(cx: &Context<'_>) -> bool {
 /// Whether the stable Service selects this revision, has its endpoints, and the router has had time
 /// to see them.
 pub(crate) fn stable_serves(cx: &Context<'_>, revision: Option<&Revision>) -> bool {
-    let (Some(service), Some(routing)) = (&cx.observed.stable_service, cx.plan.routing()) else {
+    let (Some(service), Some(routing)) = (&cx.observed.stable_service, cx.plan.services()) else {
         return false;
     };
     let is_settled = |since| cx.reached(saturating_add(since, routing.settle));
@@ -53,7 +53,7 @@ pub(crate) fn sides<'a>(cx: &Context<'a>, target: &'a Target) -> Vec<SideBinding
 
 /// The Services that have to select another revision.
 pub(super) fn effects(cx: &Context<'_>, target: &Target) -> Vec<Effect> {
-    let Some(routing) = cx.plan.routing() else {
+    let Some(routing) = cx.plan.services() else {
         return Vec::new();
     };
     let sides = sides(cx, target).into_iter();
@@ -76,14 +76,33 @@ fn may_bind(cx: &Context<'_>, target: &Target, side: &SideBinding<'_>) -> bool {
     if service.refusal().is_some() || pods_before_first_binding(cx, target, side).is_some() {
         return false;
     }
+    let set = cx.observed.replica_sets.get(side.revision);
+    if service.selects.is_none() && set.is_some_and(|set| !set.has_confirmed_labels()) {
+        return false;
+    }
     if !service.exists || service.ready == 0 {
         return true;
+    }
+    if cx.plan.routing().is_none() {
+        return carries_requests_of(cx, side);
     }
     match side.side {
         Side::Stable => available_pods(cx, side.revision) > 0,
         // The selected pods are superseded: they lose their traffic first.
         Side::Canary => route_state::canary_is_unreachable(cx),
     }
+}
+
+/// Whether the revision has as many available pods as the revision that the Service selects now.
+/// Without a router a Service moves all of its requests at once.
+fn carries_requests_of(cx: &Context<'_>, side: &SideBinding<'_>) -> bool {
+    let pods = available_pods(cx, side.revision);
+    let selected = side.service.selects.as_ref();
+    let needed = match side.side {
+        Side::Stable => selected.map_or(0, |selected| available_pods(cx, selected)),
+        Side::Canary => 0,
+    };
+    pods > 0 && pods >= needed
 }
 
 /// The number of available pods that the revision needs before the Service selects it for the first

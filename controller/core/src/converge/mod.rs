@@ -13,12 +13,17 @@ use crate::context::Context;
 use crate::effect::Effect;
 use crate::state::State;
 use crate::target::Target;
+use crate::workload;
 
 /// The next effects toward the target: traffic first, then Services, then pods.
 pub(crate) fn converge(cx: &Context<'_>, state: &State, target: &Target) -> Vec<Effect> {
+    if let Some(effects) = workload::exclusive_effects(cx, state) {
+        return effects;
+    }
     let mut effects = traffic::effects(cx, state, target);
     effects.extend(bindings::effects(cx, target));
     effects.extend(replicas::effects(cx, state, target));
+    effects.extend(workload::upkeep_effects(cx, state));
     effects
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::bindings;
 use crate::context::Context;
 use crate::growth;
 use crate::state::State;
@@ -72,12 +73,36 @@ fn scale_down(cx: &Context<'_>, target: &Target, counts: &mut BTreeMap<Revision,
     let mut order: Vec<_> = sets.iter().collect();
     order.sort_by_key(|(revision, _)| target.pods.contains_key(*revision));
     for (revision, set) in order {
-        let excess = set.desired.saturating_sub(wanted_count(target, revision));
+        let kept = u32::from(serves_stable_requests(cx, target, revision));
+        let wanted = wanted_count(target, revision).max(kept);
+        let excess = set.desired.saturating_sub(wanted);
         let idle = set.desired.saturating_sub(set.available);
         let removed = excess.min(idle + spare);
         spare -= removed.saturating_sub(idle);
         counts.insert(revision.clone(), set.desired - removed);
     }
+}
+
+/// Whether the stable Service may still send its requests to this revision, although it should select
+/// another one. Its last pod then stays, provided that a pod of the other revision fits beside it.
+fn serves_stable_requests(cx: &Context<'_>, target: &Target, revision: &Revision) -> bool {
+    let service = cx.observed.stable_service.as_ref();
+    let Some(service) = service.filter(|_| has_room_for_both(cx)) else {
+        return false;
+    };
+    let wanted = target.stable_binding.as_ref();
+    let selects = service.selects.as_ref();
+    let was_selected = selects == Some(revision) || selects == wanted;
+    wanted.is_some_and(|wanted| wanted != revision)
+        && was_selected
+        && !bindings::stable_serves(cx, wanted)
+}
+
+/// Whether a pod of each revision can run at the same time.
+pub(crate) fn has_room_for_both(cx: &Context<'_>) -> bool {
+    let replicas = cx.plan.replicas;
+    let surge = cx.plan.canary().max_surge.rounded_up(replicas);
+    replicas > 0 && replicas + surge > 1
 }
 
 /// Adds missing pods as far as the surge permits, stable first.

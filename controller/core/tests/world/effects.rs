@@ -54,6 +54,14 @@ impl World {
                 );
                 self.sets.remove(&revision);
             }
+            Effect::PauseDeployment { .. }
+            | Effect::TakeReplicaSet { .. }
+            | Effect::LabelPods { .. }
+            | Effect::CreateDeployment { .. }
+            | Effect::RestoreObjects
+            | Effect::ReturnReplicaSet { .. }
+            | Effect::ResumeDeployment { .. }
+            | Effect::ScaleDeployment { .. } => self.workload_effects.push(effect),
             Effect::FinishCommand { uid, outcome, .. } => {
                 if !self.unwritable.contains(&uid) {
                     self.commands.retain(|command| command.uid != uid);
@@ -96,7 +104,7 @@ impl World {
     /// applied.
     pub fn check(&mut self) {
         // With 0 desired replicas no pod serves, as intended.
-        if self.plan.routing().is_none()
+        if self.plan.services().is_none()
             || self.state.stage == Stage::FirstDeploy
             || self.plan.replicas == 0
         {

@@ -30,10 +30,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serin_core::command::{Authorization, Command, CommandOutcome, CommandResult, Verb};
 use serin_core::decide;
-use serin_core::effect::{Decision, Level};
+use serin_core::effect::{Decision, Effect, Level};
 use serin_core::hold::Hold;
-use serin_core::observed::{AnalysisReport, PodProblem, ReplicasSource};
+use serin_core::observed::{AnalysisReport, PodProblem, ReplicasSource, WorkloadView};
 use serin_core::plan::Plan;
+use serin_core::release_analysis::AnalysisDocument;
 use serin_core::replicas;
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
@@ -67,11 +68,16 @@ pub struct World {
     pub now: Timestamp,
     pub plan: Plan,
     pub spec_problem: Option<String>,
+    pub spec_analysis: Option<AnalysisDocument>,
     pub target: Option<Revision>,
     pub state: State,
     pub incompatible_state: Option<String>,
     pub is_quarantined: bool,
     pub sets: BTreeMap<Revision, Set>,
+    /// The Deployment that is taken over or given back.
+    pub workload: Option<WorkloadView>,
+    /// The effects on it.
+    pub workload_effects: Vec<Effect>,
     pub pods: BTreeMap<Revision, Pods>,
     pub stable_service: Option<Revision>,
     pub canary_service: Option<Revision>,
@@ -122,6 +128,7 @@ impl World {
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             plan,
             spec_problem: None,
+            spec_analysis: None,
             target: Some(rev("v1")),
             state: State::default(),
             incompatible_state: None,
@@ -135,6 +142,8 @@ impl World {
             canary_hold: None,
             route_hold: None,
             other_ready: 0,
+            workload: None,
+            workload_effects: Vec::new(),
             commands: Vec::new(),
             unwritable: BTreeSet::new(),
             outcomes: Vec::new(),
@@ -417,6 +426,7 @@ impl World {
             verb,
             required_revision: None,
             required_step: None,
+            adopt_analysis: false,
             reason: Some("a test".into()),
             requested_by: Some("ada".into()),
             created_at: self.now,

@@ -1,6 +1,7 @@
 //! What the planner observes of the world.
 
 use jiff::Timestamp;
+use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::observed::{Observed, Programmed, ReplicaSetView, RouteView, ServiceView};
 use serin_core::plan::RouteRef;
 use serin_core::units::Revision;
@@ -35,7 +36,7 @@ impl World {
     }
 
     pub fn observe(&mut self) -> Observed {
-        let routed = self.plan.routing().cloned();
+        let routed = self.plan.services().cloned();
         let observed_since = self.since("process", String::new());
         let written_since = self.since("route", format!("{:?}", self.route));
         let mut stable_service = self.service("stable", self.stable_service.clone());
@@ -70,6 +71,7 @@ impl World {
                 crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
                 problem: self.problems.get(revision).cloned(),
                 created_at: set.created_at,
+                ..ReplicaSetView::default()
             };
             (revision.clone(), seen)
         });
@@ -89,6 +91,7 @@ impl World {
             generation: 1,
             spec_problem: self.spec_problem.clone(),
             plan_hash,
+            spec_analysis: self.spec_analysis.clone(),
             target_revision: self.target.clone(),
             replica_sets: sets.collect(),
             stable_service: routed.is_some().then_some(stable_service),
@@ -98,6 +101,8 @@ impl World {
                 .flat_map(|routing| &routing.routes)
                 .map(route_view)
                 .collect(),
+            assignment_unit: AssignmentUnit::Request,
+            workload: self.workload.clone(),
             commands: self.commands.clone(),
             analysis: self.report.clone(),
         }

@@ -129,6 +129,13 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
     ),
     ("apps", "v1", "Deployment", "deployments", "nscg"),
     ("apps", "v1", "ReplicaSet", "replicasets", "nscg"),
+    (
+        "autoscaling",
+        "v2",
+        "HorizontalPodAutoscaler",
+        "horizontalpodautoscalers",
+        "ns",
+    ),
     ("coordination.k8s.io", "v1", "Lease", "leases", "n"),
     (
         "discovery.k8s.io",

@@ -4,6 +4,7 @@
 //! controllers write to the store directly, so that the request log shows only the controller under
 //! test.
 
+mod deployments;
 mod endpoints;
 mod garbage_collector;
 mod gateway;
@@ -31,6 +32,7 @@ const ROUNDS_LIMIT: usize = 1_000;
 #[derive(Default)]
 pub(crate) struct Controllers {
     pub(crate) kubelet: Kubelet,
+    deployments: deployments::DeploymentController,
     replica_sets: replica_sets::ReplicaSetController,
     endpoints: endpoints::EndpointSliceController,
     gateway: gateway::GatewayController,
@@ -79,6 +81,7 @@ impl Controllers {
 
     fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         self.garbage.reconcile(context);
+        self.deployments.reconcile(context);
         self.replica_sets.reconcile(context);
         self.kubelet.reconcile(context);
         self.endpoints.reconcile(context);

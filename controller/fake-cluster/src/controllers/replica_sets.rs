@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{ControllerContext, DelayedWork, is_terminating, list, pod_is_ready};
-use crate::api::{DeleteOptions, ObjectKey, metadata_str};
+use crate::api::{DeleteOptions, ObjectKey, Selector, metadata_str};
 
 #[derive(Default)]
 pub(super) struct ReplicaSetController {
@@ -117,11 +117,13 @@ fn update_status(context: &mut ControllerContext<'_>, key: &ObjectKey, set: &Val
             _ => available += 1,
         }
     }
+    let labels = Selector::from_labels(&set["spec"]["template"]["metadata"]["labels"]);
+    let labelled = pods.iter().filter(|(_, pod)| labels.matches(pod)).count();
     let mut status =
         json!({"replicas": pods.len(), "observedGeneration": set["metadata"]["generation"]});
     // Like the real controller, omits zeros.
     for (name, count) in [
-        ("fullyLabeledReplicas", pods.len()),
+        ("fullyLabeledReplicas", labelled),
         ("readyReplicas", ready.len()),
         ("availableReplicas", available),
     ] {

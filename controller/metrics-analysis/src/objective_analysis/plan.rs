@@ -47,8 +47,12 @@ impl ObjectivePlan {
 /// not continued.
 pub(super) fn evidence_fingerprint(settings: &Settings, plan: &ObjectivePlan) -> String {
     let ObjectivePlan { spec, counters, .. } = plan;
+    let endpoints = spec
+        .endpoint_label
+        .as_ref()
+        .map_or_else(String::new, |label| format!("|{label}"));
     let parameters = format!(
-        "{}|{}|{}|{}|{}",
+        "{}|{}|{}|{}|{}{endpoints}",
         spec.objective,
         settings.analysis.alpha,
         settings.max_duration.as_secs(),

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
+use serin_core::text::excerpt;
 
 use super::address::{RefusedAddresses, literal_ip};
 use super::answer::Answer;
 use super::answer_guard::ServerGuard;
 use super::dns::{NameCache, Resolver};
 use super::envelope::{AnswerContent, BODY_COPIES, decode};
-use super::error::{QueryError, root_cause, tls_query_error, truncated};
+use super::error::{QueryError, root_cause, tls_query_error};
 use super::lock;
 use super::memory::Reservation;
 use super::meter::AnswerLimits;
@@ -209,7 +210,7 @@ impl HttpClient {
             Some(reason) => Err(QueryError::Unreachable(format!(
                 "the address {:?} is {reason}, which Rollouts must not query unless \
                  --prometheus-allowed-address of the controller permits it",
-                truncated(&server.url)
+                excerpt(&server.url)
             ))),
         }
     }
@@ -263,7 +264,7 @@ impl Client {
             return Err(why.clone());
         }
         let not_an_address = |why: &str| {
-            QueryError::Unreachable(format!("the address {:?} {why}", truncated(&server.url)))
+            QueryError::Unreachable(format!("the address {:?} {why}", excerpt(&server.url)))
         };
         if !server.url.starts_with("http://") && !server.url.starts_with("https://") {
             return Err(not_an_address("must begin with http:// or https://"));

@@ -7,9 +7,10 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serin_core::text::excerpt;
 
 use super::answer::Answer;
-use super::error::{QueryError, truncated};
+use super::error::QueryError;
 use super::json::{KnownKey, ShortText, ShortTexts};
 use super::memory::Reservation;
 use super::meter::{AnswerLimits, Meter};
@@ -183,7 +184,7 @@ fn api_error(error_type: &str, message: &str) -> QueryError {
     match error_type {
         "bad_data" | "execution" => QueryError::BadQuery(message.to_owned()),
         "timeout" | "canceled" => QueryError::Timeout(message.to_owned()),
-        _ => QueryError::Unreachable(truncated(&format!(
+        _ => QueryError::Unreachable(excerpt(&format!(
             "Prometheus reports {error_type}: {message}"
         ))),
     }

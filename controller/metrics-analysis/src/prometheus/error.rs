@@ -1,7 +1,7 @@
 //! Errors of queries.
 
 use serin_core::hold::HoldCode;
-use serin_core::text::Text;
+use serin_core::text::excerpt;
 use std::error::Error;
 use std::io;
 
@@ -90,10 +90,10 @@ impl QueryError {
 pub(super) fn tls_query_error(error: &(dyn Error + 'static)) -> Option<QueryError> {
     match find_tls_error(error)? {
         fault @ rustls::Error::InvalidCertificate(_) => {
-            Some(QueryError::Untrusted(truncated(&fault.to_string())))
+            Some(QueryError::Untrusted(excerpt(&fault.to_string())))
         }
         fault @ rustls::Error::AlertReceived(alert) if is_client_certificate_alert(*alert) => {
-            Some(QueryError::Unauthorized(truncated(&fault.to_string())))
+            Some(QueryError::Unauthorized(excerpt(&fault.to_string())))
         }
         _ => None,
     }
@@ -138,26 +138,5 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    truncated(&innermost.to_string())
-}
-
-/// Cuts external text to a length that is suitable for a status, and replaces control characters.
-pub(super) fn truncated(text: &str) -> String {
-    Text::<303>::from(text).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_message_is_truncated_between_characters() {
-        let message = "é".repeat(1_000);
-        assert_eq!(truncated(&message), format!("{}...", "é".repeat(150)));
-    }
-
-    #[test]
-    fn a_message_has_no_control_characters() {
-        assert_eq!(truncated("a\u{1b}[2J\nb\u{202e}c"), "a [2J b c");
-    }
+    excerpt(&innermost.to_string())
 }

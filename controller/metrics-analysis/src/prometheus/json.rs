@@ -3,8 +3,9 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+use serin_core::text::excerpt;
 
-use super::error::{QueryError, truncated};
+use super::error::QueryError;
 use super::meter::{ALLOCATION, Meter};
 
 /// A key of an object, if it is one of these.
@@ -49,7 +50,7 @@ impl Visitor<'_> for ShortText {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
-        Ok(truncated(text))
+        Ok(excerpt(text))
     }
 
     fn visit_unit<E: Error>(self) -> Result<String, E> {
@@ -87,7 +88,7 @@ impl<'de> Visitor<'de> for ShortTexts {
         }
         while list.next_element::<IgnoredAny>()?.is_some() {}
         // A warning without a text is a warning, too.
-        let joined = truncated(&texts.join("; "));
+        let joined = excerpt(&texts.join("; "));
         Ok(if joined.is_empty() && !texts.is_empty() {
             "a warning without a text".to_owned()
         } else {

@@ -8,9 +8,10 @@ use std::fmt;
 
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{BinModifier, Expr, LabelModifier, VectorSelector};
+use serin_core::text::excerpt;
 use serin_crds::check::parse_composed_promql;
 
-use super::error::{QueryError, truncated};
+use super::error::QueryError;
 
 /// A label that every selected series must have, with its value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +50,7 @@ impl RequiredMatcher {
     /// function that selects further series.
     pub(super) fn apply(&self, query: &str) -> Result<String, QueryError> {
         let refuse = |why: &str| {
-            QueryError::BadQuery(truncated(&format!(
+            QueryError::BadQuery(excerpt(&format!(
                 "the query cannot be limited to {self}: {why}"
             )))
         };

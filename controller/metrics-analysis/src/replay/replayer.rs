@@ -377,7 +377,13 @@ impl<'a> Replayer<'a> {
         if let Some(weight) = weight_set {
             under_way.request.weight = weight;
         }
+        let is_new_weight = under_way.release.weight != under_way.request.weight;
         under_way.release.apply_request(&under_way.request, now_ms);
+        if is_new_weight && weight_set.is_none() {
+            // The latest round shows the weight. The poll that reads it may be later, and the rounds
+            // in between have this weight.
+            under_way.release.weight_changed_at_ms = under_way.position(0).1;
+        }
         let snapshot = under_way.release.snapshot(now_ms);
         under_way.record_rounds(&snapshot, self.interval_ms);
         under_way.record_change(snapshot, now_ms);

@@ -47,6 +47,13 @@ pub(super) fn evidence_status(
         upper: Some(objective.upper),
         e_value: Some(e_value(objective.ln_e)),
         threshold: Some(1.0 / config.alpha),
+        assumption: Some(
+            objective
+                .assumption
+                .sentence("Evidence rolls back a good release", 1.0 / config.alpha)
+                .into(),
+        ),
+        assumption_broken: objective.assumption.is_broken(),
         budget_allotment: objective.allotment,
         budget_spent: Some(objective.spent),
         note: None,

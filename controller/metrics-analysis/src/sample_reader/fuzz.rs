@@ -236,7 +236,11 @@ fn check_samples(counters: &CounterSelectors, answer: &Answer) -> Result<(), Tes
             prop_assert!(read <= counted(arm));
         }
     }
-    let edges = common_edges(counters, answer.iter().map(|series| &series.labels));
+    let edges = edges_of(
+        counters,
+        answer.iter().map(|series| &series.labels),
+        &[Arm::Canary, Arm::Stable],
+    );
     prop_assert!(edges.is_sorted(), "{edges:?}");
     let readers = SampleReader::for_edges(counters, [answer, answer], &edges, &created, 400);
     prop_assert_eq!(readers.len(), edges.len());

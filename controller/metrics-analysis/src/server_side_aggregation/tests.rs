@@ -8,7 +8,7 @@ use serin_analysis::{Counts, SampleBatch};
 use super::*;
 use crate::fixtures::request;
 use crate::prometheus::decode_body;
-use crate::sample_reader::{SampleReader, common_edges};
+use crate::sample_reader::{SampleReader, edges_of};
 
 const SECOND: CounterConfig = CounterConfig {
     scrape_interval_ms: 1_000,
@@ -121,7 +121,11 @@ fn aggregated_buckets_equal_their_individual_series() {
         &counters,
         include_bytes!("../../tests/fixtures/sums-of-a-histogram.json"),
     );
-    let edges = common_edges(&counters, known_buckets(&answers[3]));
+    let edges = edges_of(
+        &counters,
+        known_buckets(&answers[3]),
+        &[Arm::Canary, Arm::Stable],
+    );
     assert_eq!(edges, [0.1, 0.3]);
     let rounds = ServerSideAggregation::new(SECOND).rounds_of_edges(
         &counters,

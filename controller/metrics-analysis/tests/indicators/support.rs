@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
 use serin_analysis::Arm;
+use serin_analysis::claim::RoutedUnit;
 use serin_core::units::{Revision, Weight};
 use serin_metrics_analysis::counter_selectors::{AnalysisError, CounterSelectors};
 use serin_metrics_analysis::prometheus::{Labels, Series};
@@ -146,6 +147,8 @@ pub fn request() -> AnalysisRequest {
         stable_replica_set: Some("checkout-aaa".into()),
         canary_replica_set: "checkout-bbb".into(),
         pods_created_at: BTreeMap::new(),
+        pod_nodes: BTreeMap::new(),
+        routed_unit: RoutedUnit::Request,
         weight: Weight::percent(10),
         pace: None,
         evidence_required_at: None,

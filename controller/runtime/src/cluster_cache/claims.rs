@@ -131,6 +131,10 @@ impl Claims {
         let Some(before) = before.filter(|before| before.claimant == *claimant) else {
             return ClaimChange::default();
         };
+        if before.plan == plan {
+            // Every reconcile records the plan.
+            return ClaimChange::default();
+        }
         let next = RolloutClaims {
             plan,
             ..before.clone()

@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerStatus, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
 use serin_core::command::{Authorization, Command};
-use serin_core::text::{Message, UserName};
+use serin_core::text::{Message, Name, UserName};
 use serin_core::units::Revision;
 use serin_crds::RolloutCommand;
-use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
+use serin_crds::names::{
+    DEPLOYMENT_ANNOTATION, FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION,
+};
 
 use super::Key;
 use super::objects::{
     CachedCommand, CachedEndpointSlice, CachedPod, CachedReplicaSet, CachedRoute, CachedService,
     ControllerRef, Identity, ReadyEndpoint, Restarts,
 };
+use super::pod_object::PodObject;
 use super::pod_problem;
 use super::replica_set_object::ReplicaSetObject;
 use crate::mount_failures;
@@ -70,16 +73,18 @@ impl From<ReplicaSetObject> for CachedReplicaSet {
             ports: ports.unwrap_or_default(),
             template,
             owner: controller(&set.metadata),
+            deployment: annotation(&set.metadata, DEPLOYMENT_ANNOTATION),
+            unlabelled: count(status.replicas - status.fully_labeled_replicas.unwrap_or(0)),
+            is_status_stale: status.observed_generation < set.metadata.generation,
+            selects_revision: spec
+                .selector
+                .and_then(|selector| selector.match_labels)
+                .is_some_and(|labels| labels.contains_key(REVISION_LABEL)),
             terminating: set.metadata.deletion_timestamp.is_some(),
             rollout: label(&set.metadata, ROLLOUT_LABEL).unwrap_or_default(),
             revision: label(&set.metadata, REVISION_LABEL).map(Revision::new),
             owner_uid: controller_uid(&set.metadata),
-            template_hash: set
-                .metadata
-                .annotations
-                .as_ref()
-                .and_then(|all| all.get(TEMPLATE_HASH_ANNOTATION))
-                .cloned(),
+            template_hash: annotation(&set.metadata, TEMPLATE_HASH_ANNOTATION),
             // The API server defaults to 1.
             desired: spec.replicas.map_or(1, count),
             replicas: count(status.replicas),
@@ -93,8 +98,8 @@ impl From<ReplicaSetObject> for CachedReplicaSet {
     }
 }
 
-impl From<Pod> for CachedPod {
-    fn from(pod: Pod) -> Self {
+impl From<PodObject> for CachedPod {
+    fn from(pod: PodObject) -> Self {
         let status = pod.status.unwrap_or_default();
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let problem = pod_problem::problem_of_pod(name, &status);
@@ -117,6 +122,7 @@ impl From<Pod> for CachedPod {
             revision: label(&pod.metadata, REVISION_LABEL).map(Revision::new),
             owner_uid: controller_uid(&pod.metadata),
             created_at: created_at(&pod.metadata),
+            node: pod.spec.node_name.map(|node| Name::from(node).into()),
             active: pod.metadata.deletion_timestamp.is_none() && !finished,
             ready,
             restarts: containers().filter_map(restarts).collect(),
@@ -254,6 +260,7 @@ impl From<RolloutCommand> for CachedCommand {
             verb: spec.verb.into(),
             required_revision: expect.revision.map(Revision::new),
             required_step: expect.step.and_then(|step| usize::try_from(step).ok()),
+            adopt_analysis: spec.adopt_analysis,
             reason: spec.reason.map(Message::from),
             requested_by: spec.requested_by.map(UserName::from),
             created_at,
@@ -275,6 +282,10 @@ fn label(meta: &ObjectMeta, name: &str) -> Option<String> {
         .as_ref()
         .and_then(|labels: &BTreeMap<String, String>| labels.get(name))
         .cloned()
+}
+
+fn annotation(meta: &ObjectMeta, name: &str) -> Option<String> {
+    meta.annotations.as_ref()?.get(name).cloned()
 }
 
 fn controller(meta: &ObjectMeta) -> Option<ControllerRef> {
@@ -324,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_crash_loop_has_priority_over_other_waiting_reasons() {
-        let pod: Pod = serde_json::from_value(json!({
+        let pod: PodObject = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "shop", "labels": {REVISION_LABEL: "abc"}},
             "status": {"phase": "Running", "containerStatuses": [
                 {"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 1,

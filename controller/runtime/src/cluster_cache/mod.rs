@@ -4,9 +4,11 @@
 mod claims;
 pub mod container_ports;
 mod convert;
+mod namespaced_watch;
 mod object_cache;
 mod objects;
 mod optional_kinds;
+mod pod_object;
 mod pod_problem;
 mod replica_set_object;
 mod rollout_object;
@@ -14,6 +16,7 @@ mod route_cache;
 mod watch_backoff;
 mod watches;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -26,6 +29,7 @@ use claims::{ClaimChange, Claims};
 
 use crate::admission_policy::PolicyStatus;
 use crate::queue::Lane;
+use crate::workload::Adopters;
 
 pub use claims::{Claimant, RouteKey};
 pub(crate) use convert::STARTING;
@@ -36,10 +40,10 @@ pub use objects::{
     CachedService, ControllerRef, DeclaredPort, Identity, ReadyEndpoint, Restarts,
 };
 pub use optional_kinds::{Availability, Discovery, KindState, OptionalKind};
-pub(crate) use pod_problem::truncated;
 pub use replica_set_object::{ReplicaSetFields, ReplicaSetObject, TemplateSummary};
 pub use rollout_object::RolloutObject;
 pub use route_cache::{RouteCache, RouteCaches};
+pub use watch_backoff::WatchBackoff;
 pub use watches::Watches;
 
 /// The namespace and name of an object.
@@ -89,6 +93,10 @@ pub struct ClusterCache {
     pub command_kind: KindState,
     /// Whether the admission policy for commands is in force.
     pub command_policy: watch::Sender<PolicyStatus>,
+    /// The Deployments that Rollouts name.
+    pub adopters: Adopters,
+    /// The kinds and namespaces that could not be listed yet, although others could.
+    unlisted: RwLock<BTreeSet<(&'static str, String)>>,
     /// The store's own `wait_until_ready` wakes only one of several waiting tasks.
     rollouts_listed: watch::Sender<bool>,
     claims: RwLock<Claims>,
@@ -108,6 +116,8 @@ impl ClusterCache {
             commands: ObjectCache::default(),
             command_kind: KindState::new(optional_kinds::ROLLOUT_COMMAND),
             command_policy: watch::Sender::default(),
+            adopters: Adopters::default(),
+            unlisted: RwLock::default(),
             rollouts_listed: watch::Sender::new(false),
             claims: RwLock::default(),
         };
@@ -119,6 +129,12 @@ impl ClusterCache {
     pub fn record_spec(&self, rollout: &RolloutObject) -> Vec<Key> {
         let name = rollout.metadata.name.as_deref().unwrap_or_default();
         let spec = rollout.spec.as_ref().ok();
+        let deployment = spec.and_then(|spec| {
+            let workload = spec.workload();
+            let name = workload.adoption()?.deployment.clone();
+            Some(Key::new(rollout.key().namespace, name))
+        });
+        self.adopters.record(rollout.key(), deployment);
         let routing = spec.and_then(|spec| spec.routing(name));
         let change = self.claims_mut().set_spec(Claimant::new(rollout), routing);
         self.apply_change(change)
@@ -126,13 +142,14 @@ impl ClusterCache {
 
     /// Records which Services and routes the active plan of a Rollout names.
     pub fn record_plan(&self, rollout: &RolloutObject, plan: &Plan) {
-        let routing = plan.routing().cloned();
+        let routing = plan.services().cloned();
         let change = self.claims_mut().set_plan(&Claimant::new(rollout), routing);
         self.apply_change(change);
     }
 
     /// Removes a deleted Rollout. Returns the other Rollouts that name its Services.
     pub fn forget(&self, rollout: &Key) -> Vec<Key> {
+        self.adopters.record(rollout.clone(), None);
         let change = self.claims_mut().remove(rollout);
         self.apply_change(change)
     }
@@ -178,6 +195,24 @@ impl ClusterCache {
         self.holder(service).filter(|holder| holder != rollout)
     }
 
+    /// The name of another Rollout that takes over the same Deployment and precedes this one: it has
+    /// begun, or it is older.
+    pub fn older_adopter(&self, deployment: &Key, rollout: &RolloutObject) -> Option<String> {
+        let created = |rollout: &RolloutObject| {
+            let at = rollout.metadata.creation_timestamp.as_ref();
+            (at.map(|at| at.0), rollout.key())
+        };
+        let key = rollout.key();
+        let others = self.adopters.rollouts_of(deployment).into_iter();
+        let others = others.filter(|other| *other != key);
+        let mut others = others.filter_map(|other| self.rollouts.get(&other.as_rollout()));
+        let precedes = |other: &Arc<RolloutObject>| {
+            other.status.state.workload.is_some() || created(other) < created(rollout)
+        };
+        let other = others.find(precedes)?;
+        other.metadata.name.clone()
+    }
+
     /// Whether a Rollout splits the rule with this name in a route.
     pub fn splits_rule(&self, rollout: &Key, route: &RouteKey, rule: Option<&str>) -> bool {
         self.claims().splits_rule(rollout, route, rule)
@@ -213,6 +248,43 @@ impl ClusterCache {
     /// Whether a Rollout with this name exists.
     pub fn has_rollout(&self, key: &Key) -> bool {
         self.rollouts.get(&key.as_rollout()).is_some()
+    }
+
+    /// Records whether the objects of a kind in one of several namespaces could be listed.
+    fn record_access(&self, kind: &'static str, namespace: &str, listed: bool) {
+        let mut unlisted = self
+            .unlisted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let entry = (kind, namespace.to_owned());
+        let changed = if listed {
+            unlisted.remove(&entry)
+        } else {
+            unlisted.insert(entry)
+        };
+        if changed && !listed {
+            tracing::warn!(
+                kind,
+                namespace,
+                "no permission to list; Rollouts in this namespace are not reconciled"
+            );
+        }
+    }
+
+    /// Records that the cluster does not serve a kind.
+    fn forget_access(&self, kind: &'static str) {
+        let mut unlisted = self
+            .unlisted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        unlisted.retain(|(unlisted, _)| *unlisted != kind);
+    }
+
+    /// Whether all kinds were listed in this namespace. No decision may be made for its Rollouts
+    /// until then.
+    pub fn is_listed(&self, namespace: &str) -> bool {
+        let unlisted = self.unlisted.read().unwrap_or_else(PoisonError::into_inner);
+        !unlisted.iter().any(|(_, unlisted)| unlisted == namespace)
     }
 
     /// The kinds that have not been listed yet. No decision may be made until this is empty.

@@ -1,6 +1,6 @@
 //! A cache of objects of one kind, indexed by the Rollout that they belong to, or by other keys.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
@@ -20,8 +20,8 @@ pub struct ObjectCache<F> {
 
 struct Inner<F> {
     objects: HashMap<Key, Entry<F>>,
-    /// The keys of the objects by their index keys.
-    index: HashMap<Key, BTreeSet<Key>>,
+    /// The objects by their index keys, ordered by key.
+    index: HashMap<Key, Vec<Arc<F>>>,
     /// The objects received so far by a list in progress.
     listing: Option<HashMap<Key, Arc<F>>>,
 }
@@ -64,13 +64,13 @@ impl<F: CachedObject> ObjectCache<F> {
     /// namespace and name.
     pub fn indexed(&self, index_keys: &[Key]) -> Vec<Arc<F>> {
         let inner = self.read();
-        let keys: BTreeSet<&Key> = index_keys
-            .iter()
-            .filter_map(|index_key| inner.index.get(index_key))
-            .flatten()
-            .collect();
-        let objects = keys.into_iter().filter_map(|key| inner.objects.get(key));
-        objects.map(|entry| Arc::clone(&entry.cached)).collect()
+        let found = index_keys.iter().filter_map(|key| inner.index.get(key));
+        let mut objects: Vec<Arc<F>> = found.flatten().cloned().collect();
+        if index_keys.len() > 1 {
+            objects.sort_by(|one, other| one.identity().key.cmp(&other.identity().key));
+            objects.dedup_by(|one, other| one.identity().key == other.identity().key);
+        }
+        objects
     }
 
     /// All objects.
@@ -136,6 +136,19 @@ impl<F: CachedObject> ObjectCache<F> {
         gone
     }
 
+    /// Removes and returns the objects of a namespace whose names are not in a list of it.
+    pub fn retain_listed(&self, namespace: &str, names: &HashSet<String>) -> Vec<Arc<F>> {
+        let mut inner = self.write();
+        let is_gone = |(key, entry): (&Key, &Entry<F>)| {
+            let is_listed = key.namespace != namespace || names.contains(&key.name);
+            (!entry.unconfirmed && !is_listed).then(|| key.clone())
+        };
+        let gone: Vec<Key> = inner.objects.iter().filter_map(is_gone).collect();
+        gone.into_iter()
+            .filter_map(|key| inner.remove(&key))
+            .collect()
+    }
+
     /// Removes all objects, including the results of our own writes, because the cluster does not
     /// serve this kind. Counts as listed. Returns the removed objects.
     pub fn clear(&self) -> Vec<Arc<F>> {
@@ -191,7 +204,16 @@ impl<F: CachedObject> Inner<F> {
             self.remove(&key);
         }
         for index_key in cached.index_keys() {
-            self.index.entry(index_key).or_default().insert(key.clone());
+            let objects = self.index.entry(index_key).or_default();
+            let at = objects.partition_point(|other| other.identity().key < key);
+            // An object may name one index key twice.
+            if objects
+                .get(at)
+                .is_none_or(|other| other.identity().key != key)
+            {
+                objects.reserve_exact(1);
+                objects.insert(at, Arc::clone(&cached));
+            }
         }
         self.objects.insert(
             key,
@@ -206,9 +228,9 @@ impl<F: CachedObject> Inner<F> {
     fn remove(&mut self, key: &Key) -> Option<Arc<F>> {
         let cached = self.objects.remove(key)?.cached;
         for index_key in cached.index_keys() {
-            if let Some(keys) = self.index.get_mut(&index_key) {
-                keys.remove(key);
-                if keys.is_empty() {
+            if let Some(objects) = self.index.get_mut(&index_key) {
+                objects.retain(|object| object.identity().key != *key);
+                if objects.is_empty() {
                     self.index.remove(&index_key);
                 }
             }
@@ -266,6 +288,18 @@ mod tests {
         assert_eq!(gone.len(), 1);
         assert!(cache.is_synced());
         assert_eq!(desired(&cache), [("fresh".into(), 1), ("listed".into(), 3)]);
+    }
+
+    #[test]
+    fn a_list_of_one_namespace_removes_missing_objects_there() {
+        let cache = ObjectCache::default();
+        cache.apply(set("gone", 1, 1));
+        cache.apply(set("listed", 2, 2));
+        cache.put(set("fresh", 9, 1));
+        let names = HashSet::from(["listed".to_owned()]);
+        assert_eq!(cache.retain_listed("pay", &names).len(), 0);
+        assert_eq!(cache.retain_listed("shop", &names).len(), 1);
+        assert_eq!(desired(&cache), [("fresh".into(), 1), ("listed".into(), 2)]);
     }
 
     #[test]

@@ -77,12 +77,32 @@ pub struct CachedReplicaSet {
     pub ports: Vec<DeclaredPort>,
     /// Its controller, if any.
     pub owner: Option<ControllerRef>,
+    /// The Deployment that it was taken over from, if any.
+    pub deployment: Option<String>,
+    /// Pods without the labels of its template, according to its status.
+    pub unlabelled: u32,
+    /// Whether its status is that of an earlier generation.
+    pub is_status_stale: bool,
+    /// Whether its selector contains labels of Serin, as in earlier versions. A Deployment cannot
+    /// take it over.
+    pub selects_revision: bool,
     /// Whether it has a deletion timestamp.
     pub terminating: bool,
     /// Why it cannot create pods, if it cannot.
     pub problem: Option<PodProblem>,
     /// `metadata.creationTimestamp`.
     pub created_at: Timestamp,
+}
+
+impl CachedReplicaSet {
+    /// Whether its name is that of a revision of this Rollout, or of the Deployment that it was
+    /// taken over from.
+    pub fn is_named_for(&self, rollout: &str) -> bool {
+        let base = self.deployment.as_deref().unwrap_or(rollout);
+        self.revision
+            .as_ref()
+            .is_some_and(|revision| self.identity.key.name == format!("{base}-{revision}"))
+    }
 }
 
 /// The controller of an object: its owner reference with `controller: true`.
@@ -122,6 +142,8 @@ pub struct CachedPod {
     pub owner_uid: Option<String>,
     /// `metadata.creationTimestamp`.
     pub created_at: Timestamp,
+    /// The node on which it runs. `None` before it is scheduled.
+    pub node: Option<String>,
     /// Whether it is neither terminating nor finished.
     pub active: bool,
     /// The status of its Ready condition.

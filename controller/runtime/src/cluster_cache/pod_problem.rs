@@ -5,9 +5,7 @@ use k8s_openapi::api::apps::v1::ReplicaSetStatus;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use serin_core::hold::HoldCode;
 use serin_core::observed::PodProblem;
-
-/// Maximum length of a quoted message, in characters.
-const MAX_DETAIL: usize = 300;
+use serin_core::text::excerpt;
 
 /// The most specific problem of a pod, if any.
 pub(super) fn problem_of_pod(name: &str, status: &PodStatus) -> Option<PodProblem> {
@@ -48,7 +46,7 @@ pub(super) fn problem_of_replica_set(name: &str, status: &ReplicaSetStatus) -> O
     Some(PodProblem {
         code,
         object: format!("ReplicaSet {name}"),
-        detail: format!("cannot create pods: {}", truncated(detail)),
+        detail: format!("cannot create pods: {}", excerpt(detail)),
         since: None,
     })
 }
@@ -77,7 +75,7 @@ fn waiting_problem(container: &ContainerStatus) -> Option<Finding> {
                 .unwrap_or("invalid configuration");
             (
                 HoldCode::ContainerConfigInvalid,
-                format!("cannot configure container {name}: {}", truncated(message)),
+                format!("cannot configure container {name}: {}", excerpt(message)),
             )
         }
         "CrashLoopBackOff" => (
@@ -112,7 +110,7 @@ fn unschedulable(status: &PodStatus) -> Option<Finding> {
     let message = message.split(" preemption:").next().unwrap_or(message);
     let detail = format!(
         "cannot be scheduled: {}",
-        truncated(message.trim_end_matches(['.', ',', ' ']))
+        excerpt(message.trim_end_matches(['.', ',', ' ']))
     );
     Some((HoldCode::PodUnschedulable, detail, since(scheduled)))
 }
@@ -147,15 +145,6 @@ fn condition<'a>(status: &'a PodStatus, kind: &str) -> Option<&'a PodCondition> 
 
 fn since(condition: &PodCondition) -> Option<Timestamp> {
     condition.last_transition_time.as_ref().map(|time| time.0)
-}
-
-/// The text on one line, cut to [`MAX_DETAIL`] characters.
-pub(crate) fn truncated(text: &str) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.char_indices().nth(MAX_DETAIL) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A decoded ReplicaSet: the fields that are cached, and the digest of its template.
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer};
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::container_ports;
 use super::objects::DeclaredPort;
+use super::pod_object::lean_metadata;
 use crate::revision::TemplateDigest;
 
 /// A ReplicaSet as the API server sent it.
@@ -18,7 +20,7 @@ use crate::revision::TemplateDigest;
 #[derive(Clone, Debug, Default, Deserialize, Resource)]
 #[resource(inherit = ReplicaSet)]
 pub struct ReplicaSetObject {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lean_metadata")]
     pub metadata: ObjectMeta,
     #[serde(default)]
     pub spec: Option<ReplicaSetFields>,
@@ -33,6 +35,7 @@ pub struct ReplicaSetFields {
     pub replicas: Option<i32>,
     pub min_ready_seconds: Option<i32>,
     pub template: Option<TemplateSummary>,
+    pub selector: Option<LabelSelector>,
 }
 
 /// What is kept of a pod template.

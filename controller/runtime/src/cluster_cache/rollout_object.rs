@@ -22,6 +22,9 @@ pub struct RolloutObject {
     pub metadata: ObjectMeta,
     /// The spec, or why it cannot be decoded.
     pub spec: Result<Box<RolloutSpec>, String>,
+    /// Identifies the template that was filled in from a Deployment. `None` if the template is the
+    /// Rollout's own.
+    pub template_version: Option<String>,
     /// Who set `spec.replicas`, derived from `metadata.managedFields`.
     pub replicas_source: ReplicasSource,
     /// The status as far as it can be read. Empty if there is none yet.
@@ -111,6 +114,7 @@ impl<'de> Deserialize<'de> for RolloutObject {
         Ok(Self {
             metadata,
             spec,
+            template_version: None,
             replicas_source,
             status: Box::new(status),
             incompatibility,

@@ -15,7 +15,7 @@ pub(super) const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(30);
 /// A backoff that grows with every failure until the watch was healthy for a while. kube-runtime
 /// resets a backoff at every restart of a watch, so this one ignores `reset`.
 #[derive(Debug, Default)]
-pub(super) struct WatchBackoff {
+pub struct WatchBackoff {
     failures: u32,
     failed_at: Option<Instant>,
 }

@@ -1,18 +1,18 @@
 //! One watch per kind, each with its own backoff, so that a missing or forbidden kind does not
 //! delay the others.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::pin::pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::DeserializeGuard;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use rand::Rng;
 use serde::de::DeserializeOwned;
@@ -22,9 +22,11 @@ use serin_traffic::ROUTERS;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::namespaced_watch::{NamespaceEvent, NamespacedApi, watch_each};
 use super::object_cache::ObjectCache;
 use super::objects::{CachedCommand, CachedObject, CachedRoute, CachedService};
 use super::optional_kinds::{Availability, Discovery, KindState, absent_recheck_delay};
+use super::pod_object::PodObject;
 use super::replica_set_object::ReplicaSetObject;
 use super::rollout_object::RolloutObject;
 use super::watch_backoff::{BACKOFF_RESET_AFTER, MAX_BACKOFF, WatchBackoff};
@@ -40,8 +42,8 @@ const WATCH_SECONDS: u32 = 60;
 #[derive(Clone)]
 pub struct Watches {
     pub client: Client,
-    /// The namespace to watch. All namespaces if `None`.
-    pub namespace: Option<String>,
+    /// The namespaces to watch. All namespaces if empty.
+    pub namespaces: Vec<String>,
     /// The cache to update.
     pub cluster: Arc<ClusterCache>,
     /// Receives the Rollouts that are affected by changes.
@@ -62,16 +64,19 @@ impl Watches {
         tasks.spawn(watch_rollouts(self.clone(), rollouts, on_deleted));
         self.spawn_labelled::<ReplicaSetObject, _>(
             tasks,
+            "replicasets",
             |cluster| &cluster.replica_sets,
             |_, cached| rollout_of(cached),
         );
-        self.spawn_labelled::<Pod, _>(
+        self.spawn_labelled::<PodObject, _>(
             tasks,
+            "pods",
             |cluster| &cluster.pods,
             |_, cached| rollout_of(cached),
         );
         self.spawn_labelled::<EndpointSlice, _>(
             tasks,
+            "endpointslices",
             |cluster| &cluster.slices,
             |_, cached| rollout_of(cached),
         );
@@ -81,7 +86,12 @@ impl Watches {
             let claimants = claimants.map(|claimant| claimant.rollout);
             claimants.chain(rollout_of(cached)).collect()
         };
-        self.spawn_labelled::<Service, _>(tasks, |cluster| &cluster.services, claimants);
+        self.spawn_labelled::<Service, _>(
+            tasks,
+            "services",
+            |cluster| &cluster.services,
+            claimants,
+        );
         let commands = self.clone();
         // A finished command is of no interest to its Rollout.
         let affected = |_: &ClusterCache, cached: &CachedCommand| {
@@ -96,7 +106,7 @@ impl Watches {
         };
         tasks.spawn(urgent.watch_optional_kind(
             |cluster| &cluster.command_kind,
-            move |_| commands.api::<DeserializeGuard<RolloutCommand>>(),
+            move |_| commands.apis::<DeserializeGuard<RolloutCommand>>(),
             |cluster| &cluster.commands,
             affected,
         ));
@@ -109,7 +119,7 @@ impl Watches {
             };
             tasks.spawn(self.clone().watch_optional_kind(
                 move |cluster| &cluster.routes.of_kind(kind).state,
-                move |resource| routes.dynamic_api(resource),
+                move |resource| routes.dynamic_apis(resource),
                 move |cluster| &cluster.routes.of_kind(kind).objects,
                 affected,
             ));
@@ -119,6 +129,7 @@ impl Watches {
     fn spawn_labelled<K, F>(
         &self,
         tasks: &mut JoinSet<()>,
+        kind: &'static str,
         cache: fn(&ClusterCache) -> &ObjectCache<F>,
         affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + 'static,
     ) where
@@ -130,36 +141,72 @@ impl Watches {
             + 'static,
         F: CachedObject + From<K>,
     {
-        let api = self.api::<DeserializeGuard<K>>();
+        let apis = self.apis::<DeserializeGuard<K>>();
         tasks.spawn(self.clone().watch_kind(
-            api,
+            kind,
+            apis,
             watcher_config().labels(ROLLOUT_LABEL),
             cache,
             affected,
         ));
     }
 
-    fn api<K>(&self) -> Api<K>
+    fn apis<K>(&self) -> Vec<NamespacedApi<K>>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        }
+        self.each_namespace(|client, namespace| match namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        })
     }
 
-    fn dynamic_api(&self, resource: &ApiResource) -> Api<DeserializeGuard<DynamicObject>> {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
-            None => Api::all_with(self.client.clone(), resource),
+    fn dynamic_apis(
+        &self,
+        resource: &ApiResource,
+    ) -> Vec<NamespacedApi<DeserializeGuard<DynamicObject>>> {
+        self.each_namespace(|client, namespace| match namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, resource),
+            None => Api::all_with(client, resource),
+        })
+    }
+
+    fn each_namespace<K>(
+        &self,
+        api: impl Fn(Client, Option<&str>) -> Api<K>,
+    ) -> Vec<NamespacedApi<K>> {
+        if self.namespaces.is_empty() {
+            return vec![(None, api(self.client.clone(), None))];
         }
+        let namespaces = self.namespaces.iter();
+        let apis = namespaces.map(|namespace| {
+            let api = api(self.client.clone(), Some(namespace));
+            (Some(namespace.clone()), api)
+        });
+        apis.collect()
+    }
+
+    /// Watches one kind in the namespaces.
+    fn watch<K>(
+        &self,
+        kind: &'static str,
+        apis: Vec<NamespacedApi<K>>,
+        config: &watcher::Config,
+    ) -> BoxStream<'static, watcher::Result<NamespaceEvent<K>>>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let cluster = Arc::clone(&self.cluster);
+        watch_each(apis, config, move |namespace, listed| {
+            cluster.record_access(kind, namespace, listed);
+        })
     }
 
     /// Keeps the cache of one kind current and triggers the affected Rollouts. Never returns.
     async fn watch_kind<K, F>(
         self,
-        api: Api<DeserializeGuard<K>>,
+        kind: &'static str,
+        apis: Vec<NamespacedApi<DeserializeGuard<K>>>,
         config: watcher::Config,
         cache: fn(&ClusterCache) -> &ObjectCache<F>,
         affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + 'static,
@@ -169,13 +216,7 @@ impl Watches {
     {
         let cluster = Arc::clone(&self.cluster);
         let cache = cache(&cluster);
-        let kind = api
-            .resource_url()
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-        let mut events = pin!(with_backoff(watcher(api, config)));
+        let mut events = self.watch(kind, apis, &config);
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
@@ -185,7 +226,7 @@ impl Watches {
                 }
                 // This includes a 404: every API server serves these kinds, so it does not mean
                 // that the objects are gone.
-                Err(problem) => log_interruption(&kind, &problem),
+                Err(problem) => log_interruption(kind, &problem),
             }
         }
     }
@@ -196,7 +237,7 @@ impl Watches {
     async fn watch_optional_kind<K, F>(
         self,
         state: impl for<'a> Fn(&'a ClusterCache) -> &'a KindState + Send + 'static,
-        api: impl Fn(&ApiResource) -> Api<DeserializeGuard<K>> + Send + Sync + 'static,
+        apis: impl Fn(&ApiResource) -> Vec<NamespacedApi<DeserializeGuard<K>>> + Send + Sync + 'static,
         cache: impl for<'a> Fn(&'a ClusterCache) -> &'a ObjectCache<F> + Send + 'static,
         affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + Sync + 'static,
     ) where
@@ -221,7 +262,7 @@ impl Watches {
                 }
             };
             if let Some(version) = version {
-                let objects = api(&state.kind().resource(version));
+                let objects = apis(&state.kind().resource(version));
                 let began = Instant::now();
                 let end = self
                     .watch_version(state, version, objects, cache, &affected)
@@ -248,7 +289,7 @@ impl Watches {
         &self,
         state: &KindState,
         version: &'static str,
-        api: Api<DeserializeGuard<K>>,
+        apis: Vec<NamespacedApi<DeserializeGuard<K>>>,
         cache: &ObjectCache<F>,
         affected: impl Fn(&F) -> Vec<Key>,
     ) -> WatchEnd
@@ -256,7 +297,7 @@ impl Watches {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         F: CachedObject + From<K>,
     {
-        let mut events = pin!(with_backoff(watcher(api, watcher_config())));
+        let mut events = self.watch(state.kind().plural(), apis, &watcher_config());
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -264,7 +305,7 @@ impl Watches {
             };
             match event {
                 Some(Ok(event)) => {
-                    let listed = matches!(event, Event::InitDone);
+                    let listed = matches!(event, NamespaceEvent::Watch(Event::InitDone));
                     let affected_rollouts = apply_event(cache, event, &affected);
                     self.trigger(&affected_rollouts);
                     if listed {
@@ -307,6 +348,7 @@ impl Watches {
         // The state is set before the cache is cleared, so that no reconcile concludes from the
         // empty cache that objects were deleted.
         let before = state.set(Availability::Absent);
+        self.cluster.forget_access(state.kind().plural());
         let affected_rollouts: Vec<Key> = cache
             .clear()
             .iter()
@@ -373,13 +415,20 @@ enum WatchEnd {
 /// Applies an event to the cache. Returns the affected Rollouts.
 fn apply_event<K, F>(
     cache: &ObjectCache<F>,
-    event: Event<DeserializeGuard<K>>,
+    event: NamespaceEvent<DeserializeGuard<K>>,
     affected: impl Fn(&F) -> Vec<Key>,
 ) -> Vec<Key>
 where
     K: Resource,
     F: CachedObject + From<K>,
 {
+    let event = match event {
+        NamespaceEvent::Watch(event) => event,
+        NamespaceEvent::Relisted { namespace, names } => {
+            let gone = cache.retain_listed(&namespace, &names);
+            return gone.iter().flat_map(|cached| affected(cached)).collect();
+        }
+    };
     match event {
         Event::Init => {
             cache.begin_listing();
@@ -427,16 +476,29 @@ async fn watch_rollouts(
     mut store: reflector::store::Writer<RolloutObject>,
     on_deleted: impl Fn(&str) + Send + 'static,
 ) {
-    let mut known = std::collections::HashMap::new();
+    let mut known: HashMap<Key, String> = HashMap::new();
     let mut listed = None;
     let mut synced = false;
-    let mut events = pin!(with_backoff(watcher(
-        watches.api::<RolloutObject>(),
-        watcher_config()
-    )));
+    let apis = watches.apis::<RolloutObject>();
+    let mut events = watches.watch("rollouts", apis, &watcher_config());
     while let Some(event) = events.next().await {
         let event = match event {
-            Ok(event) => event,
+            Ok(NamespaceEvent::Watch(event)) => event,
+            Ok(NamespaceEvent::Relisted { namespace, names }) => {
+                let is_gone = |key: &Key| key.namespace == namespace && !names.contains(&key.name);
+                let gone: Vec<Key> = known.keys().filter(|key| is_gone(key)).cloned().collect();
+                for key in gone {
+                    if let Some(rollout) = watches.cluster.rollouts.get(&key.as_rollout()) {
+                        store.apply_watcher_event(&Event::Delete((*rollout).clone()));
+                    }
+                    let affected_rollouts = watches.cluster.forget(&key);
+                    if let Some(uid) = known.remove(&key) {
+                        on_deleted(&uid);
+                    }
+                    watches.trigger(&affected_rollouts);
+                }
+                continue;
+            }
             Err(problem) => {
                 log_interruption("rollouts", &problem);
                 continue;
@@ -450,7 +512,7 @@ async fn watch_rollouts(
         }
         store.apply_watcher_event(&event);
         match &event {
-            Event::Init => listed = Some(std::collections::HashMap::new()),
+            Event::Init => listed = Some(HashMap::new()),
             Event::InitApply(rollout) => {
                 let seen = listed.get_or_insert_default();
                 seen.insert(rollout.key(), rollout.uid().to_owned());
@@ -475,7 +537,11 @@ async fn watch_rollouts(
                 }
             }
             Event::Apply(rollout) => {
-                known.insert(rollout.key(), rollout.uid().to_owned());
+                let before = known.insert(rollout.key(), rollout.uid().to_owned());
+                // A list of one namespace can find another Rollout with the name of a deleted one.
+                if let Some(before) = before.filter(|before| before != rollout.uid()) {
+                    on_deleted(&before);
+                }
                 affected_rollouts.push(rollout.key());
             }
             Event::Delete(rollout) => {
@@ -490,15 +556,6 @@ async fn watch_rollouts(
 
 fn watcher_config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
-}
-
-fn with_backoff<T>(
-    events: impl Stream<Item = watcher::Result<Event<T>>> + Send,
-) -> impl Stream<Item = watcher::Result<Event<T>>> + Send
-where
-    T: Send,
-{
-    events.backoff(WatchBackoff::default())
 }
 
 fn decode_or_skip<K: Resource>(DeserializeGuard(object): DeserializeGuard<K>) -> Option<K> {

@@ -8,6 +8,7 @@ mod replica_set;
 mod route;
 mod service;
 mod service_shape;
+mod workload;
 
 use std::time::Duration;
 
@@ -174,12 +175,28 @@ impl EffectExecutor<'_> {
                 Effect::DeleteReplicaSet { revision, name } => {
                     self.delete_replica_set(revision, name).await
                 }
+                Effect::PauseDeployment { name } => self.pause_deployment(name).await,
+                Effect::TakeReplicaSet { revision, name } => {
+                    self.take_replica_set(revision, name).await
+                }
+                Effect::LabelPods { revision, name } => self.label_pods(revision, name).await,
+                Effect::CreateDeployment { name, revision } => {
+                    self.create_deployment(name, revision).await
+                }
+                Effect::RestoreObjects => self.restore_objects().await,
+                Effect::ReturnReplicaSet {
+                    name, deployment, ..
+                } => self.return_replica_set(name, deployment).await,
+                Effect::ResumeDeployment { name } => self.resume_deployment(name).await,
+                Effect::ScaleDeployment { name, replicas } => {
+                    self.scale_deployment(name, *replicas).await
+                }
                 Effect::FinishCommand { name, uid, outcome } => {
                     self.finish_command(name, uid, outcome).await
                 }
             }
         };
-        self.within_time(work).await
+        self.within_time(Box::pin(work)).await
     }
 
     /// Waits for the requests of one effect, and gives them up before another controller may act.
@@ -260,6 +277,14 @@ pub const fn effect_kind(effect: &Effect) -> &'static str {
         Effect::CreateReplicaSet { .. } => "CreateReplicaSet",
         Effect::Scale { .. } => "Scale",
         Effect::DeleteReplicaSet { .. } => "DeleteReplicaSet",
+        Effect::PauseDeployment { .. } => "PauseDeployment",
+        Effect::TakeReplicaSet { .. } => "TakeReplicaSet",
+        Effect::LabelPods { .. } => "LabelPods",
+        Effect::CreateDeployment { .. } => "CreateDeployment",
+        Effect::RestoreObjects => "RestoreObjects",
+        Effect::ReturnReplicaSet { .. } => "ReturnReplicaSet",
+        Effect::ResumeDeployment { .. } => "ResumeDeployment",
+        Effect::ScaleDeployment { .. } => "ScaleDeployment",
         Effect::FinishCommand { .. } => "FinishCommand",
     }
 }
@@ -269,7 +294,15 @@ pub fn effect_label(effect: &Effect) -> String {
     let object = match effect {
         Effect::SetWeight { route, .. } => &route.name,
         Effect::CreateReplicaSet { revision, .. } => return format!("CreateReplicaSet {revision}"),
+        Effect::RestoreObjects => return effect_kind(effect).to_owned(),
         Effect::BindService { name, .. }
+        | Effect::PauseDeployment { name }
+        | Effect::TakeReplicaSet { name, .. }
+        | Effect::LabelPods { name, .. }
+        | Effect::CreateDeployment { name, .. }
+        | Effect::ReturnReplicaSet { name, .. }
+        | Effect::ResumeDeployment { name }
+        | Effect::ScaleDeployment { name, .. }
         | Effect::Scale { name, .. }
         | Effect::DeleteReplicaSet { name, .. }
         | Effect::FinishCommand { name, .. } => name,

@@ -6,7 +6,9 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use serin_core::units::Revision;
 use serin_crds::api_status;
-use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION};
+use serin_crds::names::{
+    POD_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION,
+};
 
 use super::{EffectError, EffectExecutor, as_json, patch_params, post_params};
 use crate::cluster_cache::{CachedObject, CachedReplicaSet, ReplicaSetObject};
@@ -72,6 +74,7 @@ impl EffectExecutor<'_> {
         for (label, value) in [
             (ROLLOUT_LABEL, self.name()),
             (REVISION_LABEL, revision.as_str()),
+            (POD_TEMPLATE_HASH_LABEL, revision.as_str()),
         ] {
             labels.insert(label.to_owned(), value.to_owned());
         }
@@ -202,7 +205,7 @@ impl EffectExecutor<'_> {
         cached.ok_or_else(|| EffectError::Conflict(format!("ReplicaSet {name}, which is gone,")))
     }
 
-    fn cache_replica_set(
+    pub(super) fn cache_replica_set(
         &self,
         answer: &DynamicObject,
     ) -> Result<std::sync::Arc<CachedReplicaSet>, EffectError> {

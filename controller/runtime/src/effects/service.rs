@@ -92,7 +92,7 @@ impl EffectExecutor<'_> {
         Ok(())
     }
 
-    async fn write_service(
+    pub(super) async fn write_service(
         &self,
         api: &Api<Service>,
         name: &str,
@@ -112,7 +112,7 @@ impl EffectExecutor<'_> {
     /// # Errors
     /// The first failure, after both Services have been tried.
     pub async fn update_services(&self) -> Result<(), EffectError> {
-        let Some(routing) = self.plan.routing() else {
+        let Some(routing) = self.plan.services() else {
             return Ok(());
         };
         let api: Api<Service> = Api::namespaced(self.client.clone(), self.namespace());
@@ -228,7 +228,7 @@ impl EffectExecutor<'_> {
     /// Checks that the ports of a new Service can be determined. The canary Service is created
     /// after the stable one. The routes determine the ports, so a missing route is waited for.
     async fn check_ports_known(&self, api: &Api<Service>, side: Side) -> Result<(), EffectError> {
-        let Some(routing) = self.plan.routing() else {
+        let Some(routing) = self.plan.services() else {
             return Ok(());
         };
         let name = routing.stable_service();
@@ -285,7 +285,7 @@ pub async fn release_all_services(executor: &EffectExecutor<'_>) -> Result<(), E
 /// # Errors
 /// The first failure, after all Services have been tried.
 pub async fn release_orphaned_services(executor: &EffectExecutor<'_>) -> Result<(), EffectError> {
-    let routing = executor.plan.routing();
+    let routing = executor.plan.services();
     let named = |name: &str| routing.is_some_and(|routing| routing.side_of(name).is_some());
     let bound = executor
         .cache

@@ -34,7 +34,7 @@ impl EffectExecutor<'_> {
     pub(super) fn stable_service(&self) -> Option<Arc<CachedService>> {
         self.cache
             .services
-            .get(&self.key(self.plan.routing()?.stable_service()))
+            .get(&self.key(self.plan.services()?.stable_service()))
     }
 
     /// The ports declared by a revision. Empty if its template is unknown.
@@ -53,13 +53,13 @@ impl EffectExecutor<'_> {
 
     fn upcoming(&self) -> Vec<DeclaredPort> {
         self.spec
-            .map(|spec| container_ports::from_json(&spec.template.spec))
+            .map(|spec| container_ports::from_json(&spec.template.spec.to_value()))
             .unwrap_or_default()
     }
 
     fn pod_ports(&self, revision: &Revision) -> PodPorts {
         let routes = self.snapshot.routes.values().map(AsRef::as_ref);
-        let services = self.plan.routing().map(Routing::services);
+        let services = self.plan.services().map(Routing::services);
         let names: Vec<&str> = services
             .into_iter()
             .flatten()

@@ -144,6 +144,7 @@ fn inputs() -> ObserveInputs {
         generation: 1,
         spec_problem: None,
         plan_hash: None,
+        spec_analysis: None,
         target: Some(Revision::new("two")),
         analysis: None,
         incompatible_state: None,

@@ -66,13 +66,7 @@ fn dynamic_api<K: Resource<DynamicType = ()>>(
 }
 
 fn is_orphan_set(set: &CachedReplicaSet, rollout: &RolloutObject) -> bool {
-    let is_named = set.revision.as_ref().is_some_and(|revision| {
-        set.identity.key.name
-            == format!(
-                "{}-{revision}",
-                rollout.metadata.name.as_deref().unwrap_or_default()
-            )
-    });
+    let is_named = set.is_named_for(rollout.metadata.name.as_deref().unwrap_or_default());
     let is_older = rollout
         .metadata
         .creation_timestamp
@@ -151,6 +145,9 @@ async fn adopt_object(
             Ok(Some(answer))
         }
         Err(ReconcileError::NotLeader) => Err(ReconcileError::NotLeader),
+        // The garbage collector removes the previous owner at the same time. Without its
+        // ReplicaSets, the Rollout would create others.
+        Err(ReconcileError::Conflict) => Err(ReconcileError::Conflict),
         Err(failure) => {
             tracing::warn!(kind, %name, error = %failure, "failed to adopt orphan");
             Ok(None)

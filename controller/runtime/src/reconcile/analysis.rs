@@ -1,19 +1,25 @@
 //! Requests the metrics analysis, and converts its snapshot into status fields.
 
+mod evidence;
+
 use serin_core::hold::Hold;
 use serin_core::hold::HoldCode;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 use serin_analysis::Arm;
+use serin_analysis::claim::RoutedUnit;
+use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::effect::{Level, Reason};
 use serin_core::observed::{AnalysisReport, Observed};
 use serin_core::plan::{Canary, Pace, Plan, Step};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
+use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::{
-    AnalysisStatus, BudgetStatus, CHECKPOINT_BYTES, CheckStatus, EvidenceStatus, serialized_bytes,
+    AnalysisStatus, BudgetStatus, CHECKPOINT_BYTES, CheckStatus, serialized_bytes,
 };
 use serin_crds::{RolloutSpec, RolloutStatus};
 use serin_metrics_analysis::routes::{RouteRules, RouteScope, service_names};
@@ -128,8 +134,8 @@ fn checkpoint_hold(latest: &AnalysisSnapshot) -> Option<Hold> {
     (bytes > CHECKPOINT_BYTES).then(|| {
         let message = format!(
             "spec.analysis.objectives: the state of the analysis has {size} KiB, more than the \
-             {limit} KiB that fit into the status. Use fewer objectives, or latency.guard with \
-             fewer of them"
+             {limit} KiB that fit into the status. Use fewer objectives, or latency.guard and \
+             endpointLabel with fewer of them"
         );
         Hold::new(HoldCode::InvalidSpec, message)
     })
@@ -163,10 +169,10 @@ fn follow_budgets(inputs: &AnalysisInputs<'_>, local: &mut LocalState) -> Option
 
 /// Builds the request. `None` if the spec cannot be decoded; a running analysis then continues.
 fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<AnalysisRequest> {
-    let analysis = inputs.spec?.analysis.clone()?;
     let state = &inputs.observed.state;
+    let analysis = analysis_spec(inputs, state)?;
     let key = inputs.rollout.key();
-    let routing = inputs.plan.routing();
+    let routing = inputs.plan.services();
     let set_name = |revision: &Revision| {
         inputs
             .observed
@@ -201,6 +207,8 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
         canary_replica_set: set_name(revision)
             .unwrap_or_else(|| format!("{}-{revision}", key.name)),
         pods_created_at: inputs.snapshot.pods_created_at(),
+        pod_nodes: inputs.snapshot.pod_nodes(),
+        routed_unit: routed_unit(&inputs.observed.assignment_unit),
         weight: canary_weight(inputs.observed, inputs.plan),
         pace: match &inputs.plan.canary().pace {
             Pace::Evidence(pace) => Some(*pace),
@@ -215,6 +223,26 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
         previous_ended_at: previous_ended_at(state),
         resume_from: own.filter(is_position),
     })
+}
+
+/// The analysis of the release in progress, or else that of the spec.
+fn analysis_spec(inputs: &AnalysisInputs<'_>, state: &State) -> Option<AnalysisSpec> {
+    let of_release = state.release_analysis.as_ref();
+    match of_release.filter(|_| state.is_releasing()) {
+        // Unreadable only if another version wrote it: a running analysis then continues, and after
+        // a restart the release is held.
+        Some(fixed) => AnalysisSpec::deserialize(fixed.spec.as_value()).ok(),
+        None => inputs.spec?.analysis.clone(),
+    }
+}
+
+/// The unit as the analysis defines it.
+const fn routed_unit(unit: &AssignmentUnit) -> RoutedUnit {
+    match unit {
+        AssignmentUnit::Request => RoutedUnit::Request,
+        AssignmentUnit::Client { .. } => RoutedUnit::Client,
+        AssignmentUnit::Connection { .. } => RoutedUnit::Connection,
+    }
 }
 
 /// The rules of all routes that affect the counters of the two Services.
@@ -360,24 +388,6 @@ impl AnalysisOutcome {
             .map(|analysis| analysis.revision.as_str());
         analyzed_revision.is_some()
             && analyzed_revision == state.current_revision.as_ref().map(Revision::as_str)
-    }
-
-    /// The evidence for the status. The evidence of a finished release is kept until the next
-    /// release starts.
-    pub(super) fn evidence(&self, state: &State) -> Vec<EvidenceStatus> {
-        let current = self
-            .latest
-            .as_ref()
-            .filter(|_| self.applies_to(state))
-            .map(|latest| latest.evidence.clone());
-        let current = current.filter(|evidence| !evidence.is_empty());
-        current.unwrap_or_else(|| {
-            if self.is_same_attempt_as_status(state) {
-                self.before.evidence.clone()
-            } else {
-                Vec::new()
-            }
-        })
     }
 
     /// The error budgets for the status. Known budgets are kept until newer ones are available.

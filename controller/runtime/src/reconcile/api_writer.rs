@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, PatchOperation, ReplaceOperation};
+use json_patch::{PatchOperation, ReplaceOperation};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use super::{Context, ReconcileError};
 use crate::cluster_cache::{Key, RolloutObject};
 use crate::local_state::LocalState;
 use crate::ownership::Ownership;
+use crate::status::patch;
 use crate::timed_write::{WriteAbandoned, timed_write};
 
 /// Maximum time to wait for a response of the API server.
@@ -48,40 +49,45 @@ pub(super) async fn replace_status(
     status: &RolloutStatus,
     local: &mut LocalState,
 ) -> Result<Arc<RolloutObject>, ReconcileError> {
-    let written = match send_status(context, rollout, status).await {
+    let written = match send_status(context, rollout, status, local).await {
         Err(ReconcileError::TooLarge(problem)) if !status.state.is_releasing() => {
             tracing::error!(%problem, bytes = serialized_bytes(status), "status is too large; \
                 writing the position of the release without evidence and checks");
-            send_status(context, rollout, &status.minimal()).await?
+            send_status(context, rollout, &status.minimal(), local).await?
         }
         written => written?,
     };
+    local.is_status_known = true;
     let written = local.record_written(written);
     local.record_status_written();
     Ok(written)
 }
 
+/// Sends a status. The first status that this process writes replaces the stored one as a whole,
+/// because that may contain fields of another version. After that, only changes are sent.
 async fn send_status(
     context: &Context,
     rollout: &RolloutObject,
     status: &RolloutStatus,
+    local: &mut LocalState,
 ) -> Result<RolloutObject, ReconcileError> {
     let key = rollout.key();
+    // If the write fails, whatever the reason, the next one replaces everything.
+    let is_known = std::mem::take(&mut local.is_status_known) && rollout.unreadable.is_empty();
+    let changes = if is_known {
+        patch::changes(&rollout.status, status)
+    } else {
+        patch::replacement(status).map(|replacement| vec![replacement])
+    };
+    let changes = changes.map_err(|problem| ReconcileError::Failed(problem.to_string()))?;
     // This is a patch because an update without the annotations and labels would take over their
     // field ownership, although the API server leaves them in place. The resourceVersion turns a
     // race into a conflict.
-    let value = serde_json::to_value(status)
-        .map_err(|problem| ReconcileError::Failed(problem.to_string()))?;
-    let patch = json_patch::Patch(vec![
-        PatchOperation::Replace(ReplaceOperation {
-            path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
-            value: rollout.resource_version().into(),
-        }),
-        PatchOperation::Add(AddOperation {
-            path: PointerBuf::from_tokens(["status"]),
-            value,
-        }),
-    ]);
+    let mut operations = vec![PatchOperation::Replace(ReplaceOperation {
+        path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
+        value: rollout.resource_version().into(),
+    })];
+    operations.extend(changes);
     if tracing::enabled!(tracing::Level::DEBUG) {
         tracing::debug!(change = %status_diff(rollout, status), "writing the status");
     }
@@ -91,7 +97,7 @@ async fn send_status(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let patch = Patch::Json::<()>(patch);
+    let patch = Patch::Json::<()>(json_patch::Patch(operations));
     let request = api.patch_status(&key.name, &params, &patch);
     let ownership = context.ownership.as_ref();
     with_timeout(ownership, &key, "writing the status", request).await

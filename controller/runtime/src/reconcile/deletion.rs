@@ -10,8 +10,9 @@ use serin_core::plan::Plan;
 use serin_core::state::State;
 use serin_crds::RolloutStatus;
 
+use super::give_back::{self, Progress};
 use super::spec_view::{PlanSource, SpecView};
-use super::{Context, ReconcileError, finalizer};
+use super::{Context, ReconcileError, finalizer, workload};
 use crate::cluster_cache::{ClusterCache, RolloutObject};
 use crate::dispatcher::Action;
 use crate::effects::{self, Corrections, EffectError, EffectExecutor};
@@ -25,6 +26,9 @@ use crate::telemetry::Metrics;
 /// Number of attempts to restore an object although a policy refuses it. With the backoff of a failed
 /// reconcile, about a minute.
 const RESTORE_ATTEMPTS: u32 = 10;
+
+/// Number of attempts to give the pods to a Deployment.
+const GIVE_BACK_ATTEMPTS: u32 = 20;
 
 pub(super) async fn delete(
     context: &Context,
@@ -60,6 +64,18 @@ pub(super) async fn delete(
                 return Err(error.into());
             }
             abandon_restore(context, rollout, &error, local);
+        }
+        match give_back::advance(context, rollout, &plan, local).await {
+            Ok(Progress::Complete) => {}
+            Ok(Progress::Pending) => return Ok(Action::Requeue(workload::RECHECK)),
+            Err(error) => {
+                // A namespace that is being deleted accepts no Deployment.
+                local.restore_refusals = local.restore_refusals.saturating_add(1);
+                if local.restore_refusals < GIVE_BACK_ATTEMPTS {
+                    return Err(error);
+                }
+                tracing::error!(%error, "cannot give the pods of the deleted Rollout back; giving up");
+            }
         }
     }
     finalizer::write(

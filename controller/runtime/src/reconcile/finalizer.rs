@@ -8,8 +8,9 @@ use kube::{Api, Client};
 use serde_json::json;
 use serin_core::effect::{Decision, Effect};
 use serin_core::plan::Plan;
-use serin_core::state::Stage;
+use serin_core::state::{Stage, WorkloadPhase};
 use serin_crds::names::{FIELD_MANAGER, FINALIZER};
+use serin_crds::workload::OnDelete;
 
 use super::api_writer::{authorize_write, with_timeout};
 use super::{Context, ReconcileError};
@@ -26,7 +27,10 @@ pub(super) async fn add(
     local: &mut LocalState,
 ) -> Result<Arc<RolloutObject>, ReconcileError> {
     let touches = |effect: &Effect| match effect {
-        Effect::SetWeight { .. } => true,
+        Effect::SetWeight { .. }
+        | Effect::PauseDeployment { .. }
+        | Effect::TakeReplicaSet { .. } => true,
+        Effect::CreateReplicaSet { .. } => gives_back(rollout),
         Effect::BindService { name, .. } => {
             let key = Key::new(&rollout.key().namespace, name);
             context
@@ -69,7 +73,8 @@ pub(super) async fn remove(
         .for_rollout(&key)
         .iter()
         .any(|service| !is_owned(service, rollout));
-    if has_services || status.original_routes.iter().any(is_changed) {
+    let has_workload = state_needs_finalizer(decision) || gives_back(rollout);
+    if has_services || has_workload || status.original_routes.iter().any(is_changed) {
         return Ok(());
     }
     let answer = write(
@@ -81,6 +86,18 @@ pub(super) async fn remove(
     .await?;
     local.record_written(answer);
     Ok(())
+}
+
+/// Whether pods are to be given to a Deployment at the deletion.
+fn state_needs_finalizer(decision: &Decision) -> bool {
+    let workload = decision.state.workload.as_ref();
+    workload.is_some_and(|workload| workload.phase != WorkloadPhase::GivenBack)
+}
+
+/// Whether the spec requires it.
+fn gives_back(rollout: &RolloutObject) -> bool {
+    let spec = rollout.spec.as_ref();
+    spec.is_ok_and(|spec| spec.on_delete == Some(OnDelete::GiveBack))
 }
 
 /// Whether the Rollout has our finalizer.

@@ -10,11 +10,13 @@ mod degraded;
 mod deletion;
 mod effect_failures;
 mod finalizer;
+mod give_back;
 mod pipeline;
 mod position;
 mod quarantine;
 mod snapshot;
 mod spec_view;
+mod workload;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use tracing::{Instrument, field};
 use crate::analyzer::Analyzer;
 use crate::clock::Clock;
 use crate::cluster_cache::{ClusterCache, RolloutObject};
-use crate::dispatcher::Action;
+use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::EffectError;
 use crate::events::Events;
 use crate::journal::{Journal, Subject};
@@ -46,6 +48,8 @@ pub use deletion::{ResourceRestorer, release_finalizer};
 
 /// Delay after a conflict, until the watch has delivered the change.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
+/// Delay while a kind cannot be listed in the namespace of the Rollout.
+const AFTER_UNLISTED: Duration = Duration::from_secs(5);
 /// Delay while slow reconciles use the share of a namespace.
 const AFTER_SLOW: Duration = Duration::from_millis(250);
 
@@ -63,8 +67,8 @@ pub struct Safeguards {
 /// Dependencies shared by all reconciles.
 pub struct Context {
     pub client: Client,
-    /// The namespace that is watched. All namespaces if `None`.
-    pub namespace: Option<String>,
+    /// Whether all namespaces are watched.
+    pub watches_all_namespaces: bool,
     /// The cached objects.
     pub cache: Arc<ClusterCache>,
     pub clock: Clock,
@@ -80,6 +84,8 @@ pub struct Context {
     /// Maximum number of concurrent reconciles in a namespace whose reconciles are slow, for
     /// example because of an admission webhook. The others are for the other namespaces.
     pub slow_namespace_share: usize,
+    /// The queue of reconciles.
+    pub dispatcher: Arc<Dispatcher>,
 }
 
 impl Context {
@@ -87,6 +93,12 @@ impl Context {
     pub fn forget(&self, uid: &str) {
         self.local_states.forget(uid);
         self.safeguards.journal.forget(uid);
+        self.analyzer.stop(uid);
+    }
+
+    /// Drops the process-local state of a Rollout that this process may no longer act on.
+    pub fn stop(&self, uid: &str) {
+        self.local_states.forget(uid);
         self.analyzer.stop(uid);
     }
 
@@ -155,9 +167,16 @@ pub async fn reconcile(cached: Arc<RolloutObject>, context: Arc<Context>) -> Act
     if !context.ownership.owns(&cached.key()) || !context.cache.unsynced_kinds().is_empty() {
         return Action::AwaitChange;
     }
+    if !context.cache.is_listed(&cached.key().namespace) {
+        return Action::Requeue(AFTER_UNLISTED);
+    }
     let subject = subject(&cached);
     let in_progress = &context.safeguards.in_progress;
-    if in_progress.exceeds_share(&subject.namespace, context.slow_namespace_share) {
+    let share = context
+        .slow_namespace_share
+        .min(context.dispatcher.slot_limit() / 2)
+        .max(1);
+    if in_progress.exceeds_share(&subject.namespace, share) {
         return Action::Requeue(AFTER_SLOW);
     }
     let span = tracing::info_span!("reconcile", namespace = %subject.namespace, rollout = %subject.name, revision = field::Empty);

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serin_core::backoff::retry_after;
-use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
+use serin_core::release_analysis::{AnalysisDocument, effective_plan};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
+use serin_core::{decide, is_takeover_pending};
 use serin_crds::RolloutStatus;
+use serin_crds::plan::plan_hash;
 use serin_crds::status::OriginalRoute;
 use serin_metrics_analysis::routes::RouteScope;
 use tracing::Span;
@@ -24,7 +26,9 @@ use super::effect_failures::EffectFailures;
 use super::position::changes_position;
 use super::snapshot::take_snapshot;
 use super::spec_view::{PlanSource, SpecView};
-use super::{AFTER_CONFLICT, Context, ReconcileError, degraded, deletion, finalizer, jitter};
+use super::{
+    AFTER_CONFLICT, Context, ReconcileError, degraded, deletion, finalizer, jitter, workload,
+};
 use crate::cluster_cache::{Key, RolloutObject};
 use crate::dispatcher::Action;
 use crate::effects::{self, EffectError, EffectExecutor};
@@ -33,6 +37,7 @@ use crate::local_state::LocalState;
 use crate::observe::{self, Snapshot, observe};
 use crate::revision::{self, TemplateRevision};
 use crate::status::{self, EVIDENCE_INTERVAL, STABLE_FOR, StatusInputs, Urgency};
+use crate::workload::WorkloadObjects;
 
 pub(super) use quarantined::run_quarantined;
 
@@ -67,20 +72,41 @@ pub(super) async fn run(
     {
         return degraded::report_incompatible_status(context, &rollout, problem, local).await;
     }
+    let resolved = workload::resolve(context, Arc::clone(&rollout), local).await?;
+    let rollout = resolved;
     let source = PlanSource {
         planner,
         cache: &mut local.plans,
         attempt,
     };
     let mut spec_view = SpecView::load(&rollout, source, &state, now).await;
-    let Some(plan) = spec_view.plan.take() else {
+    let Some(mut plan) = spec_view.plan.take() else {
         let problem = spec_view.problem.unwrap_or_default();
         let reported =
             degraded::report_invalid_spec(context, &rollout, status, problem, local).await;
         return reported.map(|action| spec_view.recheck_after.map_or(action, Action::Requeue));
     };
     let snapshot = take_snapshot(context, &rollout, &plan, local).await?;
-    let target = look_up_target(context, &key, &spec_view, &snapshot, local).await;
+    if spec_view.problem.is_none()
+        && workload::keep_replicas(&mut plan, spec_view.replicas_source, &state, &snapshot)
+    {
+        spec_view.hash = Some(plan_hash(&plan));
+    }
+    let is_pending = is_takeover_pending(
+        &plan,
+        &state,
+        snapshot
+            .workload
+            .as_ref()
+            .map(WorkloadObjects::view)
+            .as_ref(),
+    );
+    let target = if is_pending {
+        // The ReplicaSet that has the template is not known yet.
+        TemplateRevision::Pending
+    } else {
+        look_up_target(context, &key, &spec_view, &snapshot, local).await
+    };
     let mut reconcile = Reconcile {
         context,
         rollout: &rollout,
@@ -137,11 +163,14 @@ impl Reconcile<'_> {
         let target = self.resolve_target(&state, target);
         let (observed, analysis) = self.observe(state, target.revision, local);
         let mut decision = decide(&self.plan, &observed, self.now)?;
+        let followed = effective_plan(&self.plan, &decision.state);
         // The first position is the least important: of two warnings, the later one becomes the
         // reason of the Event.
-        decision
-            .reasons
-            .splice(0..0, analysis.infeasible(&self.plan));
+        let warnings = analysis
+            .infeasible(&followed)
+            .into_iter()
+            .chain(analysis.broken_assumptions(&decision.state));
+        decision.reasons.splice(0..0, warnings);
         let carried_out = Box::pin(self.carry_out(&observed, &decision, analysis, local));
         let next = carried_out.await?;
         // Reading Events comes after the effects, so that it never delays them.
@@ -224,6 +253,11 @@ impl Reconcile<'_> {
                     failed: false,
                 }
             }
+            TemplateRevision::Pending => ResolvedTarget {
+                revision: None,
+                recheck_after: Some(workload::recheck_after(state)),
+                failed: false,
+            },
             TemplateRevision::Unknown(why) => {
                 tracing::warn!(%why, "template lookup failed; retrying");
                 let wait = retry_after(1, jitter());
@@ -248,6 +282,7 @@ impl Reconcile<'_> {
             spec_replicas: self.spec_view.spec_replicas,
             replicas_source: self.spec_view.replicas_source,
             plan_hash: self.spec_view.hash.clone(),
+            spec_analysis: self.spec_analysis(&state, target.as_ref()),
             target,
             analysis: None,
             incompatible_state: self.rollout.incompatibility.clone(),
@@ -261,19 +296,21 @@ impl Reconcile<'_> {
             &mut local.observation_times,
             self.now,
         );
+        let followed = effective_plan(&self.plan, &observed.state);
         let analysis = analysis::analyze(
             &analysis::AnalysisInputs {
                 analyzer: self.context.analyzer.as_ref(),
                 rollout: self.rollout,
                 spec: self.spec_view.spec,
                 status: self.status,
-                plan: &self.plan,
+                plan: &followed,
                 observed: &observed,
                 snapshot: &self.snapshot,
                 cache: &self.context.cache,
-                route_scope: match self.context.namespace {
-                    Some(_) => RouteScope::OwnNamespace,
-                    None => RouteScope::AllNamespaces,
+                route_scope: if self.context.watches_all_namespaces {
+                    RouteScope::AllNamespaces
+                } else {
+                    RouteScope::OwnNamespace
                 },
             },
             local,
@@ -281,6 +318,20 @@ impl Reconcile<'_> {
         observed.analysis.clone_from(&analysis.report);
         local.mount_failures.add_to(&mut observed, &self.snapshot);
         (observed, analysis)
+    }
+
+    /// `spec.analysis`. `None` if no release is in progress or may begin in this reconcile.
+    fn spec_analysis(&self, state: &State, target: Option<&Revision>) -> Option<AnalysisDocument> {
+        let is_idle = state.stage == Stage::Stable && state.current_revision.as_ref() == target;
+        let analysis = self
+            .spec_view
+            .spec?
+            .analysis
+            .as_ref()
+            .filter(|_| !is_idle)?;
+        serde_json::to_value(analysis)
+            .ok()
+            .map(AnalysisDocument::from)
     }
 
     /// Writes the status if it is due. Otherwise returns when it is due.
@@ -295,19 +346,20 @@ impl Reconcile<'_> {
         let counts = self
             .snapshot
             .counts(decision.state.current_revision.as_ref());
+        let followed = effective_plan(&self.plan, &decision.state);
         let inputs = StatusInputs {
             state: &decision.state,
-            plan: &self.plan,
+            plan: &followed,
             observed,
             counts,
             selector: self.spec_view.spec.map_or_else(
                 || self.status.selector.clone(),
                 |spec| status::selector_string(&spec.selector),
             ),
-            analysis: analysis.checkpoint(&decision.state, &self.plan, self.now),
+            analysis: analysis.checkpoint(&decision.state, &followed, self.now),
             evidence_summary: analysis.summary(&decision.state),
             evidence: analysis.evidence(&decision.state),
-            budgets: analysis.budgets(&self.plan),
+            budgets: analysis.budgets(&followed),
             checks: analysis.checks(&decision.state),
             original_routes: self.original_routes(decision),
             failing_effects: local.effect_failure_message(),
@@ -429,6 +481,8 @@ impl Reconcile<'_> {
         if self.plan.routing().is_some() {
             self.restore_removed_references(&executor, decision, &mut failures)
                 .await;
+        }
+        if self.plan.services().is_some() {
             failures.record("UpdateServices", executor.update_services().await);
         }
         if self.spec_view.problem.is_none() {

@@ -72,13 +72,17 @@ impl<'a> SpecView<'a> {
                 let mut plan = plan.clone();
                 let spec_replicas = plan.replicas;
                 plan.replicas = effective(spec_replicas, rollout.replicas_source, state, now);
-                let hash = Some(plan_hash(&plan));
+                let hash = if plan.replicas == spec_replicas {
+                    planned.plan_hash.clone()
+                } else {
+                    plan_hash(&plan)
+                };
                 Self {
                     spec: Some(spec),
                     plan: Some(plan),
                     spec_replicas,
                     replicas_source: rollout.replicas_source,
-                    hash,
+                    hash: Some(hash),
                     problem: None,
                     recheck_after: None,
                     planned: Some(planned),

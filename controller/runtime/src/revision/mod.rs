@@ -18,7 +18,7 @@ use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use serin_core::units::Revision;
-use serin_crds::names::{FIELD_MANAGER, REVISION_LABEL};
+use serin_crds::names::{FIELD_MANAGER, POD_TEMPLATE_HASH_LABEL};
 use serin_crds::{RolloutSpec, api_status};
 use tokio::time::Instant;
 
@@ -68,6 +68,8 @@ pub enum TemplateRevision {
     Refused(String),
     /// The lookup failed. The next reconcile retries it.
     Unknown(String),
+    /// The lookup waits until the pods of a Deployment have been taken over.
+    Pending,
 }
 
 /// Looks up the revision of a spec's template, which has this [`template_hash`].
@@ -263,13 +265,15 @@ fn probe(rollout: &Key, spec: &RolloutSpec) -> DynamicObject {
     probe
 }
 
-/// The selector of a revision's ReplicaSet: the selector of the user plus the revision.
+/// The selector of a revision's ReplicaSet: the selector of the user plus the revision, under the
+/// label that a Deployment uses. A Deployment can then take the ReplicaSet over: selectors are
+/// immutable, and it recognizes a ReplicaSet whose template differs in this label alone.
 pub fn selector(spec: &RolloutSpec, revision: &str) -> Value {
     let mut selector = spec.selector.clone();
     selector
         .match_labels
         .get_or_insert_default()
-        .insert(REVISION_LABEL.to_owned(), revision.to_owned());
+        .insert(POD_TEMPLATE_HASH_LABEL.to_owned(), revision.to_owned());
     serde_json::to_value(selector).unwrap_or(Value::Null)
 }
 

@@ -20,7 +20,7 @@ pub(super) fn explain(message: &str, spec: &RolloutSpec) -> String {
     };
     let problem = problem.strip_prefix("json: ").unwrap_or(problem);
     if problem.starts_with("quantities must match")
-        && let Some((path, quantity)) = bad_quantity(&spec.template.spec)
+        && let Some((path, quantity)) = bad_quantity(&spec.template.spec.to_value())
     {
         return format!(
             "{path}: Invalid value: {quantity}: it is not a quantity; use for example 500m or 128Mi"

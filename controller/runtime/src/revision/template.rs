@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use serin_core::units::Revision;
 use serin_crds::RolloutSpec;
-use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::names::{POD_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL};
 use sha2::{Digest, Sha256};
 
 /// The characters of a revision name. Without vowels and ambiguous characters, and DNS-safe.
@@ -27,7 +27,9 @@ pub fn template_hash(spec: &RolloutSpec) -> String {
 /// The template with the Rollout and revision labels.
 pub fn with_serin_labels(spec: &RolloutSpec, rollout: &str, revision: &str) -> Value {
     let mut template = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
-    let labels = json!({ROLLOUT_LABEL: rollout, REVISION_LABEL: revision});
+    let labels = json!({
+        ROLLOUT_LABEL: rollout, REVISION_LABEL: revision, POD_TEMPLATE_HASH_LABEL: revision,
+    });
     json_patch::merge(&mut template, &json!({"metadata": {"labels": labels}}));
     template
 }
@@ -39,8 +41,9 @@ pub fn normalized(template: &Value) -> Value {
         .pointer_mut("/metadata/labels")
         .and_then(Value::as_object_mut)
     {
-        labels.remove(ROLLOUT_LABEL);
-        labels.remove(REVISION_LABEL);
+        for label in [ROLLOUT_LABEL, REVISION_LABEL, POD_TEMPLATE_HASH_LABEL] {
+            labels.remove(label);
+        }
     }
     without_empty(&bare).unwrap_or(Value::Null)
 }

@@ -12,12 +12,13 @@ use serin_crds::status::EvidenceStatus;
 use super::StatusInputs;
 
 /// The conditions that depend on observations. All others depend on decisions only.
-pub(super) const OBSERVED_CONDITIONS: [&str; 5] = [
+pub(super) const OBSERVED_CONDITIONS: [&str; 6] = [
     "Available",
     "RouteReady",
     "MetricsReady",
     "Frozen",
     "Feasible",
+    "RoutedPerRequest",
 ];
 
 /// The reason of the conditions of a quarantined Rollout.
@@ -73,6 +74,7 @@ pub fn conditions(inputs: &StatusInputs<'_>, before: &[Condition]) -> Vec<Condit
     desired.extend(metrics_ready(inputs));
     desired.extend(frozen(inputs));
     desired.extend(feasible(inputs));
+    desired.extend(routed_per_request(inputs));
     desired.push(invalid_spec(inputs.observed.spec_problem.as_deref()));
     desired.extend([ready(inputs), reconciling(inputs), stalled(inputs)]);
     with_transition_times(desired, before, inputs.observed.generation, inputs.now)
@@ -380,6 +382,20 @@ fn feasible(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
     } else {
         DesiredCondition::new("Feasible", false, "NotFeasible", messages.join(" "))
     })
+}
+
+/// Why clients or connections, not requests, are assigned to a side. `None` if requests are, or
+/// without an analysis.
+fn routed_per_request(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
+    inputs.plan.canary().analysis.as_ref()?;
+    let unit = &inputs.observed.assignment_unit;
+    let reason = unit.reason()?;
+    Some(DesiredCondition::new(
+        "RoutedPerRequest",
+        false,
+        reason,
+        unit.to_string(),
+    ))
 }
 
 fn invalid_spec(problem: Option<&str>) -> DesiredCondition {

@@ -1,6 +1,7 @@
 //! Builds the status of a Rollout from its state and the observed objects. Pure.
 
 mod conditions;
+pub mod patch;
 
 use std::time::Duration;
 

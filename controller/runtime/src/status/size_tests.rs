@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::command::{Authorization, Command, CommandOutcome, Verb};
 use serin_core::decide;
 use serin_core::hold::{Hold, HoldCode};
@@ -76,6 +77,7 @@ fn command(number: usize, verb: Verb, text: &str) -> Command {
         verb,
         required_revision: number.is_multiple_of(3).then(|| Revision::new(text)),
         required_step: None,
+        adopt_analysis: false,
         reason: Some(text.into()),
         requested_by: Some(text.into()),
         created_at: now(),
@@ -176,6 +178,9 @@ fn observed(state: State, text: &str) -> Observed {
             programmed: Programmed::Pending(text.to_owned()),
             hold: Some(Hold::new(HoldCode::Contested, text)),
         }],
+        assignment_unit: AssignmentUnit::Connection {
+            why: text.to_owned(),
+        },
         commands: [Verb::Promote, Verb::Override, Verb::Pause, Verb::Abort]
             .iter()
             .cycle()
@@ -202,6 +207,8 @@ fn evidence(number: usize, text: &str) -> EvidenceStatus {
         upper: Some(NUMBER),
         e_value: Some(NUMBER),
         threshold: Some(NUMBER),
+        assumption: Some(text.into()),
+        assumption_broken: true,
         budget_allotment: Some(NUMBER),
         budget_spent: Some(NUMBER),
         note: Some(text.into()),
@@ -364,13 +371,11 @@ fn longer_messages_are_shortened_equally() {
         .iter()
         .map(|check| check.message.as_ref().unwrap().len());
     assert!(lengths.all(|length| length == 256));
-    assert!(
-        status.evidence[7]
-            .note
-            .as_ref()
-            .unwrap()
-            .ends_with("xxx...")
-    );
+    let evidence = &status.evidence[7];
+    for message in [&evidence.note, &evidence.assumption] {
+        let message = message.as_ref().unwrap();
+        assert!(message.len() == 256 && message.ends_with("xxx..."));
+    }
 }
 
 #[test]

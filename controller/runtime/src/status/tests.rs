@@ -1,4 +1,5 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::observed::{Programmed, RouteView};
 use serin_core::plan::{RouteKind, RouteRef};
 use serin_core::state::AbortCause;
@@ -59,16 +60,19 @@ fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
     Observed {
         state: state.clone(),
         generation: 7,
+        workload: None,
         observed_since: at(0),
         spec_problem: None,
         spec_replicas: 4,
         replicas_source: serin_core::observed::ReplicasSource::Declared,
         plan_hash: None,
+        spec_analysis: None,
         target_revision: state.current_revision.clone(),
         replica_sets: std::collections::BTreeMap::new(),
         stable_service: None,
         canary_service: None,
         routes,
+        assignment_unit: AssignmentUnit::Request,
         commands: Vec::new(),
         analysis: None,
         incompatible_state: None,

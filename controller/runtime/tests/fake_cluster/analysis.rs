@@ -2,14 +2,18 @@
 
 use serin_core::hold::Hold;
 use serin_core::hold::HoldCode;
-use serin_core::state::AbortCause;
+use serin_core::state::{AbortCause, Stage};
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use k8s_openapi::api::core::v1::Service;
+use serde_json::{Value, json};
+use serin_analysis::claim::RoutedUnit;
 use serin_core::observed::{AnalysisReport, SatisfiedRequirements};
 use serin_core::plan::Requirements;
 use serin_core::units::Weight;
-use serin_crds::status::{AnalysisStatus, BudgetLevel, BudgetStatus, CheckOutcome, CheckStatus};
+use serin_crds::status::{
+    AnalysisStatus, BudgetLevel, BudgetStatus, CheckOutcome, CheckStatus, EvidenceStatus,
+};
 use serin_fake_cluster::FakeCluster;
 use serin_metrics_analysis::{AnalysisSnapshot, ReleasePhase};
 
@@ -19,7 +23,7 @@ use crate::harness::*;
 /// Starts a release of v2 that is analyzed by an objective and by the check `queue`.
 async fn start_analyzed_release(
     cluster: &FakeCluster,
-    steps: serde_json::Value,
+    steps: Value,
     bake_time: Option<&str>,
 ) -> RunningController {
     create_route(cluster, "checkout");
@@ -364,6 +368,126 @@ async fn the_budget_is_reported_before_and_during_a_release() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_with_affinity_is_reported_before_and_during_a_release_until_it_is_removed() {
+    let cluster = FakeCluster::new(47_001);
+    create_route(&cluster, "checkout");
+    let service = |affinity: &str| {
+        let mut service = stable_service("checkout");
+        service["spec"]["sessionAffinity"] = json!(affinity);
+        service
+    };
+    apply(&cluster, service("ClientIP"));
+    let running = start_controller(&cluster, "serin");
+    let rollout = |version| {
+        let steps = json!([{"setWeight": 20}, {"pause": {}}]);
+        analyzed_rollout("checkout", version, 4, steps)
+    };
+    apply(&cluster, rollout("v1"));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    let note = || condition(&cluster, "checkout", "RoutedPerRequest");
+    cluster
+        .wait_until(|_| note().is_some(), MINUTE)
+        .await
+        .unwrap();
+    let (is_true, reason, message) = note().unwrap();
+    assert_eq!((is_true.as_str(), reason.as_str()), ("False", "ByClient"));
+    let why = "Service checkout: spec.sessionAffinity is ClientIP";
+    assert!(message.starts_with(why), "{message}");
+
+    apply(&cluster, rollout("v2"));
+    let wait_for_unit = async |unit| {
+        let is_requested = |_: &FakeCluster| {
+            let request = running.analyzer.last_request("checkout");
+            request.is_some_and(|request| {
+                request.phase == ReleasePhase::Release && request.routed_unit == unit
+            })
+        };
+        cluster.wait_until(is_requested, MINUTE).await.unwrap();
+    };
+    wait_for_unit(RoutedUnit::Client).await;
+    assert!(
+        note().is_some(),
+        "the note is there from the beginning of the release"
+    );
+
+    for name in ["checkout", "checkout-canary"] {
+        let mut live = serde_json::to_value(cluster.get::<Service>(SHOP, name).unwrap()).unwrap();
+        live["apiVersion"] = json!("v1");
+        live["kind"] = json!("Service");
+        live["spec"]["sessionAffinity"] = json!("None");
+        apply(&cluster, live);
+    }
+    wait_for_unit(RoutedUnit::Request).await;
+    cluster
+        .wait_until(|_| note().is_none(), MINUTE)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_assumption_is_reported_once_for_each_objective_of_a_release() {
+    let cluster = FakeCluster::new(48);
+    let running =
+        start_analyzed_release(&cluster, json!([{"setWeight": 20}, {"pause": {}}]), None).await;
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    let revision = status(&cluster, "checkout").state.current_revision.unwrap();
+    let publish = async |round: f64, broken: [bool; 2]| {
+        let names = ["availability", "latency"];
+        let evidence = names
+            .iter()
+            .zip(broken)
+            .map(|(name, is_broken)| EvidenceStatus {
+                objective: (*name).to_owned(),
+                e_value: Some(round),
+                assumption: Some("No bound on false rollbacks is claimed.".into()),
+                assumption_broken: is_broken,
+                ..EvidenceStatus::default()
+            });
+        let undecided =
+            undecided_with_check(&cluster, Weight::percent(20), CheckOutcome::Succeeded, "");
+        let snapshot = AnalysisSnapshot {
+            checkpoint: Some(AnalysisStatus {
+                revision: revision.to_string(),
+                started_at: cluster.now(),
+                checkpoint: json!({"round": round}),
+            }),
+            evidence: evidence.collect(),
+            ..undecided
+        };
+        running.analyzer.set_snapshot("checkout", snapshot);
+        let is_stored = |cluster: &FakeCluster| {
+            let evidence = status(cluster, "checkout").evidence;
+            evidence.first().and_then(|first| first.e_value) == Some(round)
+        };
+        cluster.wait_until(is_stored, 10 * MINUTE).await.unwrap();
+        status(&cluster, "checkout")
+            .evidence
+            .iter()
+            .map(|evidence| evidence.assumption_broken)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(publish(1.0, [false, false]).await, [false, false]);
+    assert_eq!(publish(2.0, [true, false]).await, [true, false]);
+    wait_for_event(&cluster, "AssumptionBroken").await;
+    assert_eq!(
+        publish(3.0, [false, false]).await,
+        [true, false],
+        "it stays in the status until the release ends"
+    );
+    assert_eq!(publish(4.0, [true, false]).await, [true, false]);
+    assert_eq!(publish(5.0, [true, true]).await, [true, true]);
+    let events = || {
+        let reasons = event_reasons(&cluster, "checkout").into_iter();
+        reasons
+            .filter(|reason| reason == "AssumptionBroken")
+            .count()
+    };
+    cluster.wait_until(|_| events() >= 2, MINUTE).await.unwrap();
+    assert_eq!(publish(6.0, [true, true]).await, [true, true]);
+    assert_eq!(events(), 2, "once for each objective");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retry_is_analyzed_with_its_own_evidence() {
     let cluster = FakeCluster::new(46);
     let running =
@@ -469,5 +593,143 @@ async fn evidence_is_discarded_by_a_retry_in_the_same_reconcile_as_the_abort() {
             .unwrap()
             .resume_from,
         None
+    );
+}
+
+fn with_objective(version: &str, objective: Option<f64>) -> Value {
+    let steps = json!([{"setWeight": 20}, {"setWeight": 50}, {"pause": {}}]);
+    let mut rollout = analyzed_rollout("checkout", version, 4, steps);
+    match objective {
+        Some(objective) => {
+            rollout["spec"]["analysis"]["objectives"][0]["objective"] = json!(objective);
+        }
+        None => {
+            rollout["spec"].as_object_mut().unwrap().remove("analysis");
+        }
+    }
+    rollout
+}
+
+fn requested_objective(running: &RunningController) -> Option<f64> {
+    let request = running.analyzer.last_request("checkout")?;
+    request
+        .analysis
+        .objectives
+        .first()
+        .map(|objective| objective.objective)
+}
+
+/// Reports a canary with 1 % errors: a breach of a strict objective, and no breach of a weak one.
+fn report_bad_canary(cluster: &FakeCluster, running: &RunningController) {
+    let is_breach = requested_objective(running).is_some_and(|objective| objective > 99.0);
+    let report = if is_breach {
+        AnalysisReport::breached(AbortCause::Evidence, "1 % errors")
+    } else {
+        AnalysisReport::undecided("undecided", cluster.now())
+    };
+    running.analyzer.set_report("checkout", report);
+}
+
+async fn wait_until_edit_is_reported(cluster: &FakeCluster) {
+    let is_edited = |cluster: &FakeCluster| {
+        let fixed = status(cluster, "checkout").state.release_analysis;
+        fixed.is_some_and(|fixed| fixed.edited)
+    };
+    cluster
+        .wait_until(is_edited, MINUTE)
+        .await
+        .expect("the edit is reported");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_analysis_that_is_weakened_or_removed_during_a_release_still_rolls_it_back() {
+    for (seed, objective, restarts) in [
+        (341, Some(10.0), false),
+        (342, Some(10.0), true),
+        (343, None, false),
+        (344, None, true),
+    ] {
+        let cluster = FakeCluster::new(seed);
+        create_route(&cluster, "checkout");
+        let mut running = start_controller(&cluster, "serin");
+        apply(&cluster, with_objective("v1", Some(99.9)));
+        wait_until_healthy(&cluster, "checkout", "v1").await;
+        apply(&cluster, with_objective("v2", Some(99.9)));
+        wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
+        if restarts {
+            // The new controller has never observed the analysis with which the release began.
+            running.stop().await;
+            apply(&cluster, with_objective("v2", objective));
+            running = start_controller(&cluster, "another");
+        } else {
+            apply(&cluster, with_objective("v2", objective));
+        }
+        wait_until_edit_is_reported(&cluster).await;
+        wait_for_event(&cluster, "AnalysisEdited").await;
+        assert_eq!(requested_objective(&running), Some(99.9), "seed {seed}");
+        report_bad_canary(&cluster, &running);
+        create_command(&cluster, "go", "checkout", "promote");
+        let is_aborted =
+            |cluster: &FakeCluster| status(cluster, "checkout").state.stage == Stage::Aborted;
+        cluster
+            .wait_until(is_aborted, MINUTE)
+            .await
+            .unwrap_or_else(|_| {
+                panic!(
+                    "seed {seed}: not rolled back: {:?}",
+                    status(&cluster, "checkout").state
+                )
+            });
+        assert_eq!(status(&cluster, "checkout").state.release_analysis, None);
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edited_analysis_counts_after_an_override_or_from_the_next_release() {
+    let cluster = FakeCluster::new(345);
+    create_route(&cluster, "checkout");
+    let running = start_controller(&cluster, "serin");
+    apply(&cluster, with_objective("v1", Some(99.9)));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    apply(&cluster, with_objective("v2", Some(99.9)));
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
+    apply(&cluster, with_objective("v2", Some(99.5)));
+    wait_until_edit_is_reported(&cluster).await;
+    create_command(&cluster, "lift", "checkout", "override");
+    assert_eq!(command_outcome(&cluster, "lift").await.0, "Refused");
+    assert_eq!(requested_objective(&running), Some(99.9));
+    apply(
+        &cluster,
+        json!({
+            "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
+            "metadata": {"name": "adopt", "namespace": SHOP},
+            "spec": {"rolloutRef": {"name": "checkout"}, "verb": "override", "adoptAnalysis": true, "reason": "a typo"},
+        }),
+    );
+    let (result, message) = command_outcome(&cluster, "adopt").await;
+    assert_eq!(result, "Done", "{message}");
+    wait_for_event(&cluster, "AnalysisAdopted").await;
+    cluster.sleep(SECOND).await;
+    assert_eq!(requested_objective(&running), Some(99.5));
+    // A whole number is returned by the API server without its fraction.
+    apply(&cluster, with_objective("v2", Some(90.0)));
+    wait_until_edit_is_reported(&cluster).await;
+    apply(&cluster, with_objective("v3", Some(90.0)));
+    let is_unedited = |cluster: &FakeCluster| {
+        let fixed = status(cluster, "checkout").state.release_analysis;
+        fixed.is_some_and(|fixed| !fixed.edited)
+    };
+    let next = cluster.wait_until(is_unedited, MINUTE).await;
+    next.expect("the next release begins with the edited analysis");
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
+    assert_eq!(requested_objective(&running), Some(90.0));
+    cluster.sleep(MINUTE).await;
+    cluster.clear_requests();
+    cluster.sleep(10 * MINUTE).await;
+    assert_eq!(
+        cluster.writes(),
+        [],
+        "the stored analysis equals the spec's"
     );
 }

@@ -76,7 +76,7 @@ fn start_analyzing_controller(cluster: &FakeCluster) {
     );
     let controller = Controller::new(ControllerDeps {
         client: cluster.client(),
-        namespace: None,
+        namespaces: Vec::new(),
         concurrency: 8,
         clock,
         ownership: Arc::new(Leadership::without_election()),

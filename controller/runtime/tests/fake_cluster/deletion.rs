@@ -156,7 +156,7 @@ async fn release_finalizers(
     let clock = serin_runtime::clock::Clock::tokio_from(cluster.now());
     serin_runtime::uninstall::release_finalizers(
         &cluster.client_for("uninstall"),
-        None,
+        &serin_runtime::scope::Scope::All,
         Some(candidate),
         &clock,
     )

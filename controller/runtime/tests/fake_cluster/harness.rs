@@ -24,6 +24,7 @@ use serin_runtime::dispatcher::Dispatcher;
 use serin_runtime::election::{Candidate, Election, Leadership};
 use serin_runtime::queue::Lane;
 use serin_runtime::reconcile::Safeguards;
+use serin_runtime::scope::Scope;
 use serin_runtime::state_sizes::StateSizes;
 use serin_runtime::telemetry::Metrics;
 use tokio::sync::watch;
@@ -173,6 +174,15 @@ pub fn start_controller_with_policy(
     start(cluster, name, None, policy, Safeguards::default())
 }
 
+/// Starts a controller without leader election that manages the Rollouts in a scope.
+pub fn start_controller_in_scope(
+    cluster: &FakeCluster,
+    name: &str,
+    scope: Scope,
+) -> RunningController {
+    start_in(cluster, name, None, None, Safeguards::default(), &scope)
+}
+
 /// Starts a controller with leader election.
 pub fn start_elected_controller(cluster: &FakeCluster, name: &str) -> RunningController {
     let candidate = Candidate {
@@ -191,6 +201,25 @@ fn start(
     admission_policy: Option<String>,
     safeguards: Safeguards,
 ) -> RunningController {
+    let scope = Scope::All;
+    start_in(
+        cluster,
+        name,
+        candidate,
+        admission_policy,
+        safeguards,
+        &scope,
+    )
+}
+
+fn start_in(
+    cluster: &FakeCluster,
+    name: &str,
+    candidate: Option<Candidate>,
+    admission_policy: Option<String>,
+    safeguards: Safeguards,
+    scope: &Scope,
+) -> RunningController {
     if let Ok(filter) = std::env::var("SERIN_TEST_LOG") {
         // Fails if another controller of the test has initialized the logs.
         let _ = serin_runtime::telemetry::init_logs(
@@ -205,16 +234,16 @@ fn start(
     let analyzer = Arc::new(ScriptedAnalyzer::default());
     let dispatcher = Arc::new(Dispatcher::default());
     *analyzer.dispatcher.lock().unwrap() = Some(Arc::clone(&dispatcher));
+    let leadership = election
+        .as_ref()
+        .map_or_else(Leadership::without_election, Election::leadership);
+    let ownership = scope.limit(Arc::new(leadership), &client);
     let controller = Controller::new(ControllerDeps {
         client,
-        namespace: None,
+        namespaces: scope.watched_namespaces(),
         concurrency: 8,
         clock: Clock::tokio_from(cluster.now()),
-        ownership: Arc::new(
-            election
-                .as_ref()
-                .map_or_else(Leadership::without_election, Election::leadership),
-        ),
+        ownership,
         metrics,
         analyzer: analyzer.clone(),
         dispatcher,

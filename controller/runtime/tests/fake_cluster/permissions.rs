@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::DeleteParams;
 use serde::Deserialize;
@@ -21,12 +22,16 @@ const WITHOUT_REQUEST: [&str; 1] = [
     "update rollouts/finalizers.serin.dev",
 ];
 /// Permissions in other Roles of the chart, which are limited to single objects.
-const IN_OTHER_ROLES: [&str; 5] = [
+const IN_OTHER_ROLES: [&str; 8] = [
     "get validatingadmissionpolicies.admissionregistration.k8s.io",
     "get validatingadmissionpolicybindings.admissionregistration.k8s.io",
     "create leases.coordination.k8s.io",
     "get leases.coordination.k8s.io",
+    "watch leases.coordination.k8s.io",
     "update leases.coordination.k8s.io",
+    // With namespaceSelector only.
+    "list namespaces.",
+    "watch namespaces.",
 ];
 /// Granted for single Secrets and ConfigMaps only, by `rbac.prometheusAccess`.
 const CREDENTIALS: [&str; 2] = ["get secrets.", "get configmaps."];
@@ -128,7 +133,32 @@ async fn run_varied_releases(cluster: &FakeCluster) -> RunningController {
     start_pods_without_containers(cluster, rollout("v3")).await;
     cluster.delete::<Rollout>(SHOP, "checkout").unwrap();
     cluster.sleep(MINUTE).await;
+    take_over_and_give_back(cluster).await;
     running
+}
+
+/// Takes over a Deployment, which is deleted and created again.
+async fn take_over_and_give_back(cluster: &FakeCluster) {
+    let mut rollout = unrouted_rollout("legacy", "v1", 2, json!([]));
+    apply(
+        cluster,
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "legacy", "namespace": SHOP},
+            "spec": {"replicas": 2, "selector": rollout["spec"]["selector"],
+                     "template": rollout["spec"]["template"]},
+        }),
+    );
+    rollout["spec"]["adopt"] = json!({"deployment": "legacy"});
+    apply(cluster, rollout);
+    wait_until_healthy(cluster, "legacy", "v1").await;
+    cluster.delete::<Deployment>(SHOP, "legacy").unwrap();
+    create_command(cluster, "back", "legacy", "giveBack");
+    let (result, message) = command_outcome(cluster, "back").await;
+    assert_eq!(result, "Done", "{message}");
+    cluster.sleep(MINUTE).await;
+    let deployment = cluster.get::<Deployment>(SHOP, "legacy").unwrap();
+    assert_eq!(deployment.status.unwrap().updated_replicas, Some(2));
 }
 
 async fn orphan_and_recreate(cluster: &FakeCluster, rollout: serde_json::Value) {

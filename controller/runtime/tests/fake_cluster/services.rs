@@ -423,3 +423,47 @@ async fn a_route_that_lists_the_canary_from_the_start_works_after_the_first_depl
         .await
         .unwrap();
 }
+
+/// A Rollout without a router that names a Service for each side.
+fn rollout_with_services(version: &str) -> Value {
+    let steps = json!([{"setWeight": 25}, {"pause": {}}]);
+    let mut rollout = unrouted_rollout("checkout", version, 4, steps);
+    let canary = &mut rollout["spec"]["strategy"]["canary"];
+    canary["stableService"] = json!("checkout-stable");
+    canary["canaryService"] = json!("checkout-preview");
+    rollout["spec"]["template"]["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}]);
+    rollout
+}
+
+/// The version of the pods that a Service selects.
+fn selected_version(cluster: &FakeCluster, name: &str) -> Option<String> {
+    let service = service(cluster, name);
+    let revision = service["spec"]["selector"]["serin.dev/revision"].as_str()?;
+    let sets = replica_sets(cluster, "checkout")
+        .into_iter()
+        .map(|set| json!(set));
+    let mut selected =
+        sets.filter(|set| set["metadata"]["labels"]["serin.dev/revision"] == revision);
+    let labels = &selected.next()?["spec"]["template"]["spec"]["containers"][0]["image"];
+    labels.as_str()?.rsplit(':').next().map(ToOwned::to_owned)
+}
+
+// The quick starts of Argo Rollouts have a stable and a canary Service without a router.
+#[tokio::test(start_paused = true)]
+async fn without_a_router_each_service_selects_the_pods_of_its_side() {
+    let cluster = FakeCluster::new(21);
+    let _running = start_controller(&cluster, "serin-0");
+    apply(&cluster, rollout_with_services("v1"));
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    let selected = |cluster: &FakeCluster| {
+        let of = |name| selected_version(cluster, name).unwrap_or_default();
+        [of("checkout-stable"), of("checkout-preview")]
+    };
+    assert_eq!(selected(&cluster), ["v1", "v1"]);
+    apply(&cluster, rollout_with_services("v2"));
+    wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    assert_eq!(selected(&cluster), ["v1", "v2"]);
+    create_command(&cluster, "promote", "checkout", "promote");
+    wait_until_healthy(&cluster, "checkout", "v2").await;
+    assert_eq!(selected(&cluster), ["v2", "v2"]);
+}

@@ -29,18 +29,21 @@ async fn pause_analyzed_release(cluster: &FakeCluster) -> RunningController {
 async fn a_status_that_is_refused_as_too_large_never_stops_an_abort() {
     let cluster = FakeCluster::new(61);
     let running = pause_analyzed_release(&cluster).await;
-    let checks = (0..16).map(|number| CheckStatus {
-        name: format!("check-{number}"),
-        message: Some("x".repeat(1_000).into()),
-        ..CheckStatus::default()
-    });
-    running.analyzer.set_snapshot(
-        "checkout",
-        AnalysisSnapshot {
-            checks: checks.collect(),
-            ..AnalysisSnapshot::undecided("undecided", cluster.now())
-        },
-    );
+    let report_checks = |text: &str| {
+        let checks = (0..16).map(|number| CheckStatus {
+            name: format!("check-{number}"),
+            message: Some(text.repeat(1_000).into()),
+            ..CheckStatus::default()
+        });
+        running.analyzer.set_snapshot(
+            "checkout",
+            AnalysisSnapshot {
+                checks: checks.collect(),
+                ..AnalysisSnapshot::undecided("undecided", cluster.now())
+            },
+        );
+    };
+    report_checks("x");
     let has_checks = |cluster: &FakeCluster| status(cluster, "checkout").checks.len() == 16;
     cluster.wait_until(has_checks, MINUTE).await.unwrap();
     let revision = status(&cluster, "checkout").state.current_revision;
@@ -49,6 +52,8 @@ async fn a_status_that_is_refused_as_too_large_never_stops_an_abort() {
         .larger_than(12_000)
         .status(413);
     cluster.inject(too_large.always());
+    // Only changes are sent, so all checks change.
+    report_checks("y");
     create_command(&cluster, "stop", "checkout", "abort");
     cluster
         .wait_until(

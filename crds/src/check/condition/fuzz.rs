@@ -249,7 +249,14 @@ fn fuzz_conditions_have_the_value_of_the_cel_crate() {
                     return Ok(());
                 };
                 if let Some(expected) = reference_value(&text, &result) {
-                    prop_assert_eq!(condition.evaluate(&result), Ok(expected));
+                    let value = condition.evaluate(&result);
+                    // The language definition makes it an error to convert NaN or a number out of
+                    // range to an integer. The crate takes the nearest integer.
+                    if value == Err(EvaluationError::Overflow.to_string()) && text.contains("int(")
+                    {
+                        return Ok(());
+                    }
+                    prop_assert_eq!(value, Ok(expected));
                     compared.set(compared.get() + 1);
                 }
                 Ok(())

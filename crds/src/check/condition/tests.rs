@@ -128,6 +128,7 @@ fn a_value_that_is_not_a_number_meets_no_comparison() {
         Ok(true)
     );
     assert!(holds("int(result[0]) == 1", &[f64::INFINITY]).is_err());
+    assert!(holds("int(result[0] / result[1]) == 0", &[0.0, 0.0]).is_err());
 }
 
 #[test]

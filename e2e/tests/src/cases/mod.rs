@@ -29,6 +29,7 @@ pub mod scale_to_zero;
 pub mod scaling;
 pub mod scrape_configuration;
 pub mod services_and_routes;
+pub mod takeover;
 pub mod upgrades;
 
 /// One case.
@@ -117,6 +118,8 @@ cases! {
     Alone: kill_proof::a_rollout_that_may_have_killed_the_controller_is_quarantined_while_others_continue,
     Alone: kill_proof::a_controller_killed_during_first_attempts_reconciles_every_rollout,
     Alone: outages::a_controller_killed_at_random_moments_completes_releases,
+    Alone: takeover::a_deployment_becomes_a_rollout_and_back_without_a_lost_request,
+    Alone: takeover::one_commit_that_replaces_a_deployment_by_a_rollout_loses_no_request,
     Alone: outages::the_standby_takes_over_when_the_leader_stops,
     Alone: outages::a_prometheus_outage_holds_the_release,
     Alone: gateway_api_installation::the_controller_works_without_the_gateway_api_and_detects_its_installation,

@@ -60,7 +60,7 @@ fn a_slower_release_is_held_and_explained_in_counts() {
         "{reasons}"
     );
     assert!(
-        reasons.contains("at most 1 time in 100. Holding at 50 %."),
+        reasons.contains(" at most 1 time in 100, if ") && reasons.contains(" Holding at 50 %."),
         "{reasons}"
     );
     let equal =

@@ -10,6 +10,7 @@ const EDGES: [f64; 5] = [0.05, 0.1, 0.3, 1.0, 3.0];
 const NO_WARM_UP: RoundContext = RoundContext {
     warm_up_ends_ms: 0,
     weight_changed_at_ms: 0,
+    canary_pods: Vec::new(),
 };
 
 fn config(alpha: f64) -> EvidenceConfig {
@@ -32,21 +33,15 @@ fn guard(alpha: f64, edges: &[f64]) -> (LatencyGuard, LatencyGuardState) {
 
 /// Adds one tick with these counts of each edge.
 fn add(guard: &LatencyGuard, state: &mut LatencyGuardState, index: i64, slower: &[Counts]) {
-    for (edge, counts) in state.edges.iter_mut().zip(slower) {
-        let tick = Tick {
-            started_ms: index * 15_000,
-            at_ms: (index + 1) * 15_000,
-            counts: *counts,
-            stable_pods: Vec::new(),
-        };
-        edge.add(
-            &guard.evidence,
-            guard.began_ms,
-            state.least_k,
-            &tick,
-            &NO_WARM_UP,
-        );
-    }
+    let tick = |counts: &Counts| Tick {
+        started_ms: index * 15_000,
+        at_ms: (index + 1) * 15_000,
+        counts: *counts,
+        ..Tick::default()
+    };
+    let ticks: Vec<Tick> = slower.iter().map(tick).collect();
+    let by_time = BTreeMap::from([(index, ticks.iter().enumerate().collect())]);
+    state.add_ticks(&guard.evidence, guard.began_ms, &by_time, &NO_WARM_UP);
 }
 
 /// Pseudo-random number generator `SplitMix64`.
@@ -116,7 +111,7 @@ fn equal_arms_raise_alarms_no_more_often_than_guaranteed() {
 #[test]
 fn a_shifted_distribution_is_detected() {
     // The difference is negligible at 3 s and large at 0.1 s and 0.3 s.
-    for (median, half_within) in [(1.5, 4), (1.2, 20)] {
+    for (median, half_within) in [(1.5, 6), (1.3, 20)] {
         let mut found: Vec<i64> = (0..40)
             .filter_map(|seed| first_alarm(seed, median, 60, 0.01))
             .collect();
@@ -181,8 +176,86 @@ fn many_edges_are_thinned_evenly_and_the_state_stays_small() {
         state
     );
     assert!(state.is_compatible());
-    state.edges[3].mixture = Mixture::new(2);
+    state.edges[3].break_bets();
     assert!(!state.is_compatible());
+}
+
+#[test]
+fn a_tolerance_is_known_before_the_requests_that_it_is_for() {
+    let (guard, mut state) = guard(0.01, &[0.1, 0.3]);
+    let before = [
+        Counts::new(100.0, 40.0, 900.0, 360.0),
+        Counts::new(100.0, 4.0, 900.0, 36.0),
+    ];
+    add(&guard, &mut state, 0, &before);
+    let counts = [
+        Counts::new(100.0, 50.0, 900.0, 360.0),
+        Counts::new(100.0, 6.0, 900.0, 36.0),
+    ];
+    let (mut alone, mut other) = (state.clone(), state.clone());
+    add(&guard, &mut alone, 1, &counts);
+    // The requests of the same tick beyond the other edge make no difference.
+    add(
+        &guard,
+        &mut other,
+        1,
+        &[Counts::new(100.0, 9.0, 900.0, 880.0), counts[1]],
+    );
+    assert_eq!(alone.edges[1].ln_e(), other.edges[1].ln_e());
+    assert_ne!(alone.edges[0].ln_e(), other.edges[0].ln_e());
+    // An edge that lags behind is counted, but nothing is bet at it.
+    let late = state.edges[1].ln_e();
+    let tick = |counts: Counts| Tick {
+        started_ms: 15_000,
+        at_ms: 30_000,
+        counts,
+        ..Tick::default()
+    };
+    let (first, second) = (tick(counts[0]), tick(counts[1]));
+    for (index, tick) in [(0, &first), (1, &second)] {
+        let by_time = BTreeMap::from([(30_000, vec![(index, tick)])]);
+        state.add_ticks(&guard.evidence, 0, &by_time, &NO_WARM_UP);
+    }
+    assert_eq!(state.edges[1].ln_e(), late);
+    assert_eq!(state.edges[1].totals.canary_requests, 200.0);
+}
+
+#[test]
+fn ticks_with_young_pods_and_weight_changes_are_not_bet_on() {
+    let (guard, state) = guard(0.01, &[0.1, 0.3]);
+    let pod = crate::PodId::from_name("new");
+    let young = RoundContext {
+        canary_pods: vec![crate::objective::PodWarmUp {
+            pod,
+            started_ms: 0,
+            ends_ms: 300_000,
+        }],
+        ..NO_WARM_UP
+    };
+    let changed = RoundContext {
+        weight_changed_at_ms: 20_000,
+        ..NO_WARM_UP
+    };
+    let ln_e = |context: &RoundContext| {
+        let mut state = state.clone();
+        for index in 0..2 {
+            let tick = |counts| Tick {
+                started_ms: index * 15_000,
+                at_ms: (index + 1) * 15_000,
+                counts,
+                ..Tick::default()
+            };
+            let ticks = [
+                tick(Counts::new(100.0, 90.0, 900.0, 360.0)),
+                tick(Counts::new(100.0, 60.0, 900.0, 36.0)),
+            ];
+            let by_time = BTreeMap::from([(index, ticks.iter().enumerate().collect())]);
+            state.add_ticks(&guard.evidence, 0, &by_time, context);
+        }
+        state.ln_e()
+    };
+    assert!(ln_e(&NO_WARM_UP) > 0.5, "{}", ln_e(&NO_WARM_UP));
+    assert!(ln_e(&young).abs() < 1e-9 && ln_e(&changed).abs() < 1e-9);
 }
 
 /// The samples of one histogram edge of a gateway that serves both arms. `requests` holds for each
@@ -231,7 +304,7 @@ proptest! {
                 Sample { source: "gateway", series, arm: *arm, kind: *kind, at_ms: *at_ms, value: *value }
             };
             let seen: Vec<_> = samples.iter().filter(|(_, _, at_ms, _)| *at_ms <= now_ms).map(sample).collect();
-            guard.observe(state, 0, &SampleBatch { samples: &seen, source_created_ms: &source_created_ms, settled_ms: now_ms, now_ms }, &NO_WARM_UP);
+            guard.observe(state, &[SampleBatch { samples: &seen, source_created_ms: &source_created_ms, settled_ms: now_ms, now_ms }], &NO_WARM_UP);
         };
         let (mut reference, mut expected) = guard(0.01, &[0.3]);
         observe(&mut reference, &mut expected, 1_000_000);
@@ -272,3 +345,5 @@ proptest! {
         prop_assert!(expected <= before * (1.0 + 1e-9), "from {before} to {expected}");
     }
 }
+
+mod uneven_pods;

@@ -49,9 +49,10 @@ async fn the_dispersion_of_stable_errors_is_estimated_from_before_the_release() 
     };
     let running = resume_at(&prometheus, &request, 60).await;
     let checkpoint = running.wait_for_evidence_until(50).await;
-    let dispersion = &objective(&checkpoint)["evidence"]["dispersion"];
-    let phi =
-        dispersion["numerator"].as_f64().unwrap() / dispersion["denominator"].as_f64().unwrap();
+    // The scale of single ticks ends with the chi-squared statistic and its degrees of freedom, both
+    // weighted by errors.
+    let dispersion = &objective(&checkpoint)["evidence"]["dispersion"]["scales"][0];
+    let phi = dispersion[3].as_f64().unwrap() / dispersion[4].as_f64().unwrap();
     // Eight correlated errors in a second in which their pod had 108 requests and the other pod
     // 100.
     assert!((phi - 8.0 * 100.0 / 108.0).abs() < 0.01, "{dispersion}");

@@ -50,7 +50,8 @@ async fn a_long_release_has_a_bounded_checkpoint_and_is_backfilled_in_parts() {
     let large = running.wait_for_evidence_until(1_899).await;
     assert!(objective(&large)["evidence"]["ticks"].as_u64().unwrap() >= 1_890);
     let size = large.checkpoint.to_string().len();
-    assert!(size < 4_000, "{size} bytes");
+    // The evidence has at most 6 KB, and does not grow with the release.
+    assert!(size < 8_000, "{size} bytes");
 }
 
 /// Five pods, each scraped at a different time within the second. `pod` returns the counts of the

@@ -34,7 +34,12 @@ pub(in crate::reconcile) async fn run_quarantined(
     let key = rollout.key();
     context.cache.record_plan(&rollout, &plan);
     let mut snapshot = Snapshot::from_cache(&context.cache, &key, rollout.uid(), Some(&plan));
-    snapshot.record_holds(&context.cache, &rollout, plan.routing(), &local.corrections);
+    snapshot.record_holds(
+        &context.cache,
+        &rollout,
+        plan.services(),
+        &local.corrections,
+    );
     let reconcile = Reconcile {
         context,
         rollout: &rollout,
@@ -60,6 +65,7 @@ impl Reconcile<'_> {
             spec_replicas: self.spec_view.spec_replicas,
             replicas_source: self.spec_view.replicas_source,
             plan_hash: None,
+            spec_analysis: None,
             target: None,
             analysis: None,
             incompatible_state: self.rollout.incompatibility.clone(),

@@ -1,0 +1,88 @@
+//! The spec of a Rollout with the template of its Deployment filled in.
+
+use std::sync::Arc;
+
+use serde_json::{Value, from_value};
+use serin_crds::RolloutSpec;
+use serin_crds::plan::check_template_size;
+use serin_crds::rollout::PodTemplate;
+
+use super::{DeploymentObject, template_of};
+use crate::cluster_cache::RolloutObject;
+
+/// Where a template was found.
+pub(super) enum TemplateSource {
+    /// In the Deployment.
+    Deployment(DeploymentObject),
+    /// In a ReplicaSet of the Rollout: the Deployment does not exist any more.
+    ReplicaSet {
+        /// Identifies the ReplicaSet.
+        uid: String,
+        /// The ReplicaSet.
+        object: Value,
+    },
+    /// Nowhere, for this reason.
+    Missing(String),
+}
+
+impl TemplateSource {
+    /// Identifies the template.
+    pub(super) fn version(&self) -> String {
+        match self {
+            Self::Deployment(deployment) => {
+                format!("{}/{}", deployment.uid, deployment.generation)
+            }
+            Self::ReplicaSet { uid, .. } => uid.clone(),
+            Self::Missing(problem) => problem.clone(),
+        }
+    }
+}
+
+/// The Rollout with the template and the selector of its Deployment. Its version and its status are
+/// unchanged.
+pub(super) fn resolve_spec(
+    rollout: &RolloutObject,
+    spec: &RolloutSpec,
+    source: &TemplateSource,
+) -> Arc<RolloutObject> {
+    let resolved = match source {
+        TemplateSource::Missing(problem) => Err(problem.clone()),
+        TemplateSource::Deployment(deployment) => {
+            let template = deployment.spec["template"].clone();
+            let seconds = deployment.spec["minReadySeconds"].as_i64();
+            fill_in(spec, template, deployment.selector(), seconds)
+        }
+        TemplateSource::ReplicaSet { object, .. } => {
+            let (template, selector) = template_of(object);
+            let seconds = object["spec"]["minReadySeconds"].as_i64();
+            fill_in(spec, template, selector, seconds)
+        }
+    };
+    Arc::new(RolloutObject {
+        spec: resolved,
+        template_version: Some(source.version()),
+        ..rollout.clone()
+    })
+}
+
+fn fill_in(
+    spec: &RolloutSpec,
+    template: Value,
+    selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
+    min_ready_seconds: Option<i64>,
+) -> Result<Box<RolloutSpec>, String> {
+    let field = |problem: &dyn std::fmt::Display| {
+        format!("the template of the Deployment in spec.workloadRef: {problem}")
+    };
+    check_template_size(&serde_json::json!({"template": template}))
+        .map_err(|problem| field(&problem))?;
+    let mut template: PodTemplate = from_value(template).map_err(|problem| field(&problem))?;
+    template.is_of_deployment = true;
+    let seconds = min_ready_seconds.and_then(|seconds| i32::try_from(seconds).ok());
+    Ok(Box::new(RolloutSpec {
+        template,
+        selector,
+        min_ready_seconds: spec.min_ready_seconds.or(seconds),
+        ..spec.clone()
+    }))
+}

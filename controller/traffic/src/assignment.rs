@@ -1,0 +1,230 @@
+//! Which unit is assigned to a side: requests, clients or connections.
+
+use serde_json::Value;
+use serin_core::assignment_unit::AssignmentUnit;
+
+use crate::router::router_for;
+
+/// Values of `appProtocol` whose connections carry many requests: HTTP/2 without TLS (KEP-3726) and
+/// gRPC.
+const MULTIPLEXED: [&str; 2] = ["kubernetes.io/h2c", "grpc"];
+
+/// The fields of a Service that affect which pod a request reaches.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceFacts<'a> {
+    /// The name of the Service.
+    pub name: &'a str,
+    /// `spec.sessionAffinity`.
+    pub session_affinity: Option<&'a str>,
+    /// `appProtocol` of each port, in the order of `spec.ports`.
+    pub app_protocols: &'a [Option<&'a str>],
+}
+
+/// The unit that is assigned to a side.
+///
+/// `routes` are the routes that split the traffic, each with the name of the rule that is split if
+/// the spec names one. `None` if replica counts split it. `services` are those of stable and of the
+/// canary, as far as they exist, and `stable` is the name of the stable Service. An affinity of
+/// clients outlasts their connections, so it comes first.
+pub fn assignment_unit(
+    routes: Option<&[(&Value, Option<&str>)]>,
+    stable: Option<&str>,
+    services: &[ServiceFacts<'_>],
+) -> AssignmentUnit {
+    let affine = services
+        .iter()
+        .find(|service| service.session_affinity == Some("ClientIP"));
+    if let Some(service) = affine {
+        let why = format!("Service {}: spec.sessionAffinity is ClientIP", service.name);
+        return AssignmentUnit::Client { why };
+    }
+    let Some(routes) = routes else {
+        let multiplexed = services.iter().find_map(multiplexed_port);
+        let why = multiplexed.unwrap_or_else(|| {
+            "Replica counts divide the traffic, and a Service balances connections".to_owned()
+        });
+        return AssignmentUnit::Connection { why };
+    };
+    let persistent = routes
+        .iter()
+        .find_map(|(route, rule)| persistent_rule(route, *rule, stable?));
+    persistent.map_or(AssignmentUnit::Request, |why| AssignmentUnit::Client {
+        why,
+    })
+}
+
+/// The first managed rule with `sessionPersistence` (GEP-1619), and its type.
+fn persistent_rule(route: &Value, rule: Option<&str>, stable: &str) -> Option<String> {
+    let kind = router_for(route).ok()?.kind();
+    let rules = route.pointer("/spec/rules")?.as_array()?;
+    let name = route
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    rules.iter().enumerate().find_map(|(index, candidate)| {
+        let is_named = rule.is_none_or(|rule| candidate["name"] == *rule);
+        let backends = candidate["backendRefs"].as_array()?;
+        let is_managed = is_named && backends.iter().any(|backend| backend["name"] == *stable);
+        let persistence = candidate["sessionPersistence"]
+            .as_object()
+            .filter(|_| is_managed)?;
+        // The default of the Gateway API.
+        let type_ = persistence
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or("Cookie");
+        Some(format!(
+            "{kind} {name}: spec.rules[{index}].sessionPersistence is set (type {type_})"
+        ))
+    })
+}
+
+fn multiplexed_port(service: &ServiceFacts<'_>) -> Option<String> {
+    let mut protocols = service.app_protocols.iter().enumerate();
+    protocols.find_map(|(index, protocol)| {
+        let protocol = protocol.filter(|protocol| MULTIPLEXED.contains(protocol))?;
+        Some(format!(
+            "Service {}: spec.ports[{index}].appProtocol is {protocol}, and replica counts divide the traffic",
+            service.name
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service<'a>(
+        name: &'a str,
+        session_affinity: &'a str,
+        app_protocols: &'a [Option<&'a str>],
+    ) -> ServiceFacts<'a> {
+        ServiceFacts {
+            name,
+            session_affinity: Some(session_affinity),
+            app_protocols,
+        }
+    }
+
+    /// A route whose rule `web` has the stable Service, and `api` another one.
+    fn route(web: &Value, api: &Value) -> Value {
+        let rule = |name: &str, backend: &str, persistence: &Value| {
+            json!({
+                "name": name, "backendRefs": [{"name": backend, "port": 80}],
+                "sessionPersistence": persistence,
+            })
+        };
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "shop", "namespace": "shop"},
+            "spec": {"rules": [rule("api", "api", api), rule("web", "shop", web)]},
+        })
+    }
+
+    fn by_route(route: &Value, rule: Option<&str>) -> AssignmentUnit {
+        let services = [service("shop", "None", &[Some("kubernetes.io/h2c")])];
+        assignment_unit(Some(&[(route, rule)]), Some("shop"), &services)
+    }
+
+    fn client(why: &str) -> AssignmentUnit {
+        AssignmentUnit::Client { why: why.into() }
+    }
+
+    fn connection(why: &str) -> AssignmentUnit {
+        AssignmentUnit::Connection { why: why.into() }
+    }
+
+    #[test]
+    fn weights_of_a_route_assign_requests_even_over_http2() {
+        let route = route(&Value::Null, &Value::Null);
+        assert_eq!(by_route(&route, None), AssignmentUnit::Request);
+    }
+
+    #[test]
+    fn the_affinity_of_either_service_assigns_clients_with_and_without_a_router() {
+        let route = route(&Value::Null, &Value::Null);
+        for routes in [Some(&[(&route, None)][..]), None] {
+            for (stable, canary, name) in [("ClientIP", "None", "a"), ("None", "ClientIP", "b")] {
+                let services = [
+                    service("a", stable, &[Some("grpc")]),
+                    service("b", canary, &[]),
+                ];
+                assert_eq!(
+                    assignment_unit(routes, Some("shop"), &services),
+                    client(&format!("Service {name}: spec.sessionAffinity is ClientIP"))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn session_persistence_of_a_managed_rule_assigns_clients() {
+        let cookie = json!({"sessionName": "shop"});
+        let header = json!({"type": "Header"});
+        let expected = |type_| {
+            client(&format!(
+                "HTTPRoute shop: spec.rules[1].sessionPersistence is set (type {type_})"
+            ))
+        };
+        let none = Value::Null;
+        assert_eq!(by_route(&route(&cookie, &none), None), expected("Cookie"));
+        assert_eq!(
+            by_route(&route(&header, &none), Some("web")),
+            expected("Header")
+        );
+    }
+
+    #[test]
+    fn session_persistence_of_a_rule_that_is_not_split_does_not_matter() {
+        let cookie = json!({"type": "Cookie"});
+        let none = Value::Null;
+        assert_eq!(
+            by_route(&route(&none, &cookie), None),
+            AssignmentUnit::Request
+        );
+        assert_eq!(
+            by_route(&route(&cookie, &none), Some("api")),
+            AssignmentUnit::Request
+        );
+    }
+
+    #[test]
+    fn replica_counts_assign_connections() {
+        let expected = "Replica counts divide the traffic, and a Service balances connections";
+        assert_eq!(assignment_unit(None, None, &[]), connection(expected));
+        let http = [service("shop", "None", &[None, Some("http")])];
+        assert_eq!(
+            assignment_unit(None, Some("shop"), &http),
+            connection(expected)
+        );
+    }
+
+    #[test]
+    fn a_multiplexed_protocol_without_a_router_names_its_port() {
+        for protocol in MULTIPLEXED {
+            let ports = [None, Some(protocol)];
+            let services = [service("shop", "None", &ports)];
+            let why = format!(
+                "Service shop: spec.ports[1].appProtocol is {protocol}, and replica counts divide the \
+                 traffic"
+            );
+            assert_eq!(
+                assignment_unit(None, Some("shop"), &services),
+                connection(&why)
+            );
+        }
+    }
+
+    #[test]
+    fn malformed_routes_assign_requests() {
+        for malformed in [
+            json!(null),
+            json!({"spec": {"rules": 1}}),
+            json!({"kind": "Other"}),
+        ] {
+            assert_eq!(by_route(&malformed, None), AssignmentUnit::Request);
+        }
+    }
+}

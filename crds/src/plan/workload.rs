@@ -1,0 +1,55 @@
+//! Checks that the pods of a Rollout are described exactly once.
+
+use super::problem::Problems;
+use crate::rollout::RolloutSpec;
+use crate::workload::{TakeoverMode, is_unset};
+
+const FIX: &str = "set spec.selector and spec.template, or spec.workloadRef";
+
+pub(super) fn check_workload(spec: &RolloutSpec, problems: &mut Problems) {
+    let has_own = !is_unset(&spec.template) || !is_unset(&spec.selector);
+    let Some(reference) = &spec.workload_ref else {
+        if is_unset(&spec.template) {
+            problems.required("spec.template", "the pods are not described", FIX);
+        }
+        return;
+    };
+    if has_own && !spec.template.is_of_deployment {
+        let why = "the template and the selector are those of the Deployment";
+        problems.invalid("spec.workloadRef", &reference.name, why, FIX);
+    }
+    let api_version = reference.api_version.as_deref().unwrap_or("apps/v1");
+    if api_version != "apps/v1" {
+        let why = "it is not the API version of Deployments";
+        problems.invalid(
+            "spec.workloadRef.apiVersion",
+            &api_version,
+            why,
+            "use apps/v1",
+        );
+    }
+    if reference.kind != "Deployment" {
+        let why = "only a Deployment can be taken over";
+        problems.invalid(
+            "spec.workloadRef.kind",
+            &reference.kind,
+            why,
+            "use Deployment",
+        );
+    }
+    let is_second = reference.takeover == Some(TakeoverMode::SecondFleet);
+    if reference.scale_down.is_some() && !is_second {
+        let why = "a takeover in place has no second fleet";
+        let fix = "remove it, or set spec.workloadRef.takeover to SecondFleet";
+        problems.invalid("spec.workloadRef.scaleDown", &"set", why, fix);
+    }
+    if let Some(adopt) = &spec.adopt {
+        let why = "spec.workloadRef takes over its Deployment already";
+        problems.invalid(
+            "spec.adopt.deployment",
+            &adopt.deployment,
+            why,
+            "remove spec.adopt",
+        );
+    }
+}

@@ -1,0 +1,305 @@
+//! The pods of a Deployment become those of a Rollout, and back, at full load.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+use rand::Rng as _;
+use serde_json::{Value, json};
+use serin_core::state::WorkloadPhase;
+use serin_crds::Rollout;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::controller::{Controller, ControllerOptions};
+use crate::env::Env;
+use crate::manifests::{RolloutOptions, SampleRelease, rollout, template};
+use crate::note;
+use crate::shop::{Shop, is_stable, stop_and_ensure_no_loss};
+
+const LOAD_PER_SECOND: u32 = 300;
+const REPLICAS: u32 = 3;
+/// Number of rounds, unless `SERIN_TAKEOVER_ROUNDS` sets another one.
+const ROUNDS: u32 = 2;
+/// Time in which pods that are still replaced would be seen.
+const QUIET: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn rounds() -> u32 {
+    let rounds = std::env::var("SERIN_TAKEOVER_ROUNDS").ok();
+    let rounds = rounds.and_then(|rounds| rounds.parse().ok());
+    rounds.unwrap_or(ROUNDS)
+}
+
+fn deployment(shop: &Shop) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": shop.name},
+        "spec": {
+            "replicas": REPLICAS,
+            "selector": {"matchLabels": {"app": shop.name}},
+            "template": template(&shop.name, &SampleRelease::good("v1")),
+        },
+    })
+}
+
+/// The Rollout that replaces the Deployment in one commit.
+fn adopting(shop: &Shop) -> Value {
+    let options = RolloutOptions {
+        replicas: REPLICAS,
+        analysis: None,
+        ..RolloutOptions::default()
+    };
+    let mut object = rollout(&shop.name, &options, &SampleRelease::good("v1"));
+    object["spec"]["adopt"] = json!({"deployment": shop.name});
+    object
+}
+
+/// The Rollout that refers to the Deployment.
+fn referring(shop: &Shop) -> Value {
+    let mut object = adopting(shop);
+    if let Some(spec) = object["spec"].as_object_mut() {
+        for field in ["adopt", "selector", "template", "replicas"] {
+            spec.remove(field);
+        }
+    }
+    object["spec"]["workloadRef"] =
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": shop.name});
+    object
+}
+
+fn phase(rollout: &Rollout) -> Option<WorkloadPhase> {
+    let status = rollout.status.as_ref()?;
+    status
+        .state
+        .workload
+        .as_ref()
+        .map(|workload| workload.phase)
+}
+
+/// The pods that serve, watched during a case.
+struct Fleet {
+    pods: BTreeSet<String>,
+    stop: watch::Sender<bool>,
+    lowest: JoinHandle<Result<usize>>,
+}
+
+impl Fleet {
+    /// Starts to observe the available pods every 50 ms.
+    async fn observe(shop: &Shop) -> Result<Self> {
+        let api = shop.api::<Pod>();
+        let pods = uids(&api).await?;
+        ensure!(pods.len() == REPLICAS as usize, "{} pods", pods.len());
+        let (end, ended) = watch::channel(false);
+        let lowest = tokio::spawn(async move {
+            let mut lowest = usize::MAX;
+            while !*ended.borrow() {
+                let list = api.list(&ListParams::default()).await?;
+                lowest = lowest.min(list.iter().filter(|pod| is_available(pod)).count());
+                sleep(Duration::from_millis(50)).await;
+            }
+            Ok(lowest)
+        });
+        Ok(Self {
+            pods,
+            stop: end,
+            lowest,
+        })
+    }
+
+    /// Checks that the pods are those of the beginning, that none was missing, and that none was
+    /// restarted.
+    async fn ensure_unchanged(self, shop: &Shop) -> Result<()> {
+        self.stop.send_replace(true);
+        let lowest = self.lowest.await??;
+        ensure!(
+            lowest >= REPLICAS as usize,
+            "only {lowest} pods were available"
+        );
+        let api = shop.api::<Pod>();
+        ensure!(uids(&api).await? == self.pods, "pods were replaced");
+        let list = api.list(&ListParams::default()).await?;
+        let statuses = list.iter().filter_map(|pod| pod.status.as_ref());
+        let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
+        let restarts: i32 = containers.map(|container| container.restart_count).sum();
+        ensure!(restarts == 0, "{restarts} restarts");
+        Ok(())
+    }
+}
+
+async fn uids(api: &Api<Pod>) -> Result<BTreeSet<String>> {
+    let list = api.list_metadata(&ListParams::default()).await?;
+    let uids = list.items.into_iter().filter_map(|pod| pod.metadata.uid);
+    Ok(uids.collect())
+}
+
+fn is_available(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let is_ready = conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    is_ready && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// The Deployment serves with all of its pods.
+async fn deploy(shop: &Shop) -> Result<()> {
+    shop.apply(deployment(shop)).await?;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": shop.name},
+        "spec": {
+            "selector": {"app": shop.name},
+            "ports": [{"name": "http", "port": 8080, "targetPort": "http"}],
+        },
+    });
+    shop.apply(service).await?;
+    let deployments = shop.api::<Deployment>();
+    shop.eventually("the Deployment is complete", PATIENCE, async || {
+        let status = deployments.get(&shop.name).await?.status;
+        let available = status.and_then(|status| status.available_replicas);
+        Ok(available == Some(i32::try_from(REPLICAS)?))
+    })
+    .await?;
+    shop.wait_until_answering().await
+}
+
+async fn wait_for_phase(shop: &Shop, wanted: WorkloadPhase) -> Result<()> {
+    let what = format!("the workload is {wanted:?}");
+    shop.wait_until(&what, PATIENCE, |rollout| phase(rollout) == Some(wanted))
+        .await?;
+    Ok(())
+}
+
+async fn wait_until_taken_over(shop: &Shop) -> Result<()> {
+    wait_for_phase(shop, WorkloadPhase::TakenOver).await?;
+    shop.wait_until("the pods are stable", PATIENCE, is_stable)
+        .await?;
+    Ok(())
+}
+
+/// Waits for a phase while the controller is killed and started again.
+async fn kill_until(
+    env: &Env,
+    options: &ControllerOptions,
+    mut controller: Controller,
+    shop: &Shop,
+    wanted: WorkloadPhase,
+) -> Result<Controller> {
+    for _ in 0..20 {
+        let wait = Duration::from_millis(rand::rng().random_range(20..600));
+        sleep(wait).await;
+        if phase(&shop.rollout().await?) == Some(wanted) {
+            break;
+        }
+        controller.kill().await?;
+        controller = Controller::start(env, options)?;
+        controller.wait_until_ready().await?;
+    }
+    wait_for_phase(shop, wanted).await?;
+    Ok(controller)
+}
+
+/// # Errors
+/// If a request is lost, a pod is restarted, or fewer pods than `replicas` are available.
+pub async fn a_deployment_becomes_a_rollout_and_back_without_a_lost_request(
+    env: &Env,
+) -> Result<()> {
+    let shop = Shop::create(env, "serin-e2e-adoption").await?;
+    let options = ControllerOptions {
+        name: "takeover".to_owned(),
+        port: 18_192,
+        election: None,
+    };
+    let mut controller = Controller::start(env, &options)?;
+    controller.wait_until_ready().await?;
+    deploy(&shop).await?;
+    let load = shop.start_load(LOAD_PER_SECOND)?;
+    let fleet = Fleet::observe(&shop).await?;
+    for round in 0..rounds() {
+        let is_killed = round % 2 == 1;
+        shop.apply(referring(&shop)).await?;
+        if is_killed {
+            let wanted = WorkloadPhase::TakenOver;
+            controller = kill_until(env, &options, controller, &shop, wanted).await?;
+        }
+        wait_until_taken_over(&shop).await?;
+        sleep(QUIET).await;
+        let (done, message) = shop.run_command("giveBack", json!({})).await?;
+        ensure!(done, "{message}");
+        if is_killed {
+            let wanted = WorkloadPhase::GivenBack;
+            controller = kill_until(env, &options, controller, &shop, wanted).await?;
+        }
+        wait_for_phase(&shop, WorkloadPhase::GivenBack).await?;
+        delete_rollout(&shop).await?;
+        let deployment = shop.api::<Deployment>().get(&shop.name).await?;
+        let spec = deployment.spec.context("a spec")?;
+        ensure!(spec.paused != Some(true), "the Deployment is resumed");
+        note!("round {round}: taken over and given back");
+    }
+    sleep(QUIET).await;
+    fleet.ensure_unchanged(&shop).await?;
+    stop_and_ensure_no_loss(load).await?;
+    shop.delete().await?;
+    controller.stop().await
+}
+
+async fn delete_rollout(shop: &Shop) -> Result<()> {
+    let rollouts = shop.api::<Rollout>();
+    rollouts
+        .delete(&shop.name, &DeleteParams::default())
+        .await?;
+    shop.eventually("the Rollout is gone", PATIENCE, async || {
+        Ok(rollouts.get_opt(&shop.name).await?.is_none())
+    })
+    .await
+}
+
+/// # Errors
+/// If a request is lost, a pod is restarted, or fewer pods than `replicas` are available.
+pub async fn one_commit_that_replaces_a_deployment_by_a_rollout_loses_no_request(
+    env: &Env,
+) -> Result<()> {
+    let shop = Shop::create(env, "serin-e2e-one-commit").await?;
+    let options = ControllerOptions {
+        name: "one-commit".to_owned(),
+        port: 18_193,
+        election: None,
+    };
+    let mut controller = Controller::start(env, &options)?;
+    controller.wait_until_ready().await?;
+    deploy(&shop).await?;
+    let load = shop.start_load(LOAD_PER_SECOND)?;
+    let fleet = Fleet::observe(&shop).await?;
+    for round in 0..rounds() {
+        let is_killed = round % 2 == 1;
+        let mut object = adopting(&shop);
+        object["spec"]["onDelete"] = json!("GiveBack");
+        shop.apply(object).await?;
+        if is_killed {
+            let wanted = WorkloadPhase::TakenOver;
+            controller = kill_until(env, &options, controller, &shop, wanted).await?;
+        }
+        wait_until_taken_over(&shop).await?;
+        // The prune after the sync.
+        shop.api::<Deployment>()
+            .delete(&shop.name, &DeleteParams::default())
+            .await?;
+        sleep(QUIET).await;
+        // The Deployment is created again when the Rollout is deleted.
+        delete_rollout(&shop).await?;
+        note!("round {round}: replaced and restored");
+    }
+    sleep(QUIET).await;
+    fleet.ensure_unchanged(&shop).await?;
+    stop_and_ensure_no_loss(load).await?;
+    shop.delete().await?;
+    controller.stop().await
+}
