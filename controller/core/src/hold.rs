@@ -251,7 +251,7 @@ hold_codes! {
     "Check that requests reach the service and that its route sends the canary its share.";
     UnverifiedSelector, Metrics, Advance, HoldEnd::Itself,
     "The selector of errors has never matched a series. A mistyped selector looks like a release without errors.",
-    "Compare `counters.errors` with the series in Prometheus. A single error of the stable version verifies it.";
+    "Compare `counters.errors` with the series in Prometheus. A single error of the stable version verifies it. To correct it during a release, edit it and run `kubectl serin override --adopt-analysis`.";
     AmbiguousSeries, Metrics, Advance, HoldEnd::Itself,
     "Some series may count other requests, or the same requests twice.",
     "Follow the message. docs/reference/indicators.md lists the requests that each indicator counts.";

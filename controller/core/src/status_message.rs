@@ -75,7 +75,11 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
         .as_ref()
         .is_some_and(|fixed| fixed.edited);
     if state.is_releasing() && is_edited {
-        message.push_str("; the edit of the analysis counts from the next release");
+        let end = if message.ends_with('.') { "" } else { "." };
+        message = format!(
+            "{message}{end} The edit of the analysis counts from the next release. `kubectl serin \
+             override --adopt-analysis` applies it to this one"
+        );
     }
     if let Some(problem) = &cx.observed.spec_problem {
         let message = format!("the spec cannot be used: {problem}; meanwhile: {message}");

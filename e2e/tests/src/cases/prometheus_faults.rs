@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use serin_crds::Rollout;
 use serin_fake_cluster::certificates::CertificateAuthority;
 
+use super::commands::run_plugin;
 use crate::env::Env;
 use crate::manifests::{RolloutOptions, SampleRelease, analysis};
 use crate::note;
@@ -347,9 +348,20 @@ pub async fn a_mistyped_error_selector_holds_the_release(env: &Env) -> Result<()
         shop.status().await?.state.stable_revision == stable,
         "a release with a mistyped selector was promoted"
     );
-    // With the correct selector, the analysis detects that v2 is bad.
+    // With the correct selector, the analysis detects that v2 is bad. The edit alone counts from the
+    // next release.
     shop.apply_release(&spec("code=~\"5..\""), &SampleRelease::failing("v2", "30"))
         .await?;
+    let is_edited = |rollout: &Rollout| {
+        let status = rollout.status.as_ref();
+        let fixed = status.and_then(|status| status.state.release_analysis.as_ref());
+        fixed.is_some_and(|fixed| fixed.edited)
+    };
+    shop.wait_until("the edit is reported", Duration::from_secs(30), is_edited)
+        .await?;
+    let adopt = ["override", "shop", "--adopt-analysis", "--reason", "typo"];
+    let (code, text) = run_plugin(env, &shop, "kubectl-serin", &adopt).await?;
+    ensure!(code == 0, "{text}");
     shop.wait_until(
         "v2 is rolled back",
         Duration::from_secs(120),
