@@ -53,13 +53,14 @@ impl<'de> Deserialize<'de> for PodSpecText {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
-    fn any_json() -> impl Strategy<Value = Value> {
+    /// Any JSON value of a few levels.
+    pub(crate) fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),

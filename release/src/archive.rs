@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 use flate2::{Compression, GzBuilder};
+use serin_cluster::append_file;
 
 /// A `.tar.gz` file in memory, without times and owners.
 pub(crate) struct Archive {
@@ -24,14 +25,7 @@ impl Default for Archive {
 impl Archive {
     /// Adds a file. The order of the calls is the order in the archive.
     pub(crate) fn add(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Regular);
-        header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(content.len() as u64);
-        Ok(self.tar.append_data(&mut header, name, content)?)
+        append_file(&mut self.tar, name, mode, content)
     }
 
     /// The content of the file.

@@ -1,22 +1,11 @@
 //! Checksums in the format of `sha256sum`.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
+use serin_cluster::sha256_hex;
 
 const FILE: &str = "SHA256SUMS";
-
-/// The digest in hexadecimal digits.
-pub(crate) fn sha256(content: &[u8]) -> String {
-    let mut text = String::new();
-    for byte in Sha256::digest(content) {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
 
 /// Writes `SHA256SUMS` for all files in `folder`. Returns the paths of all files.
 pub(crate) fn write(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -30,7 +19,7 @@ pub(crate) fn write(folder: &Path) -> Result<Vec<PathBuf>> {
         let content =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        text.push_str(&format!("{}  {name}\n", sha256(&content)));
+        text.push_str(&format!("{}  {name}\n", sha256_hex(&content)));
     }
     let sums = folder.join(FILE);
     crate::write(&sums, text.as_bytes())?;

@@ -23,7 +23,7 @@ mod programs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serin_cluster::{Image, ImageBinary};
+use serin_cluster::{Image, ImageBinary, sha256_hex};
 
 use archive::Archive;
 use install_manifest::ChartOptions;
@@ -134,7 +134,7 @@ impl Release {
             );
             self.write(&file, &content)?;
             plugins.push(krew::Plugin {
-                sha256: checksums::sha256(&content),
+                sha256: sha256_hex(&content),
                 architecture,
                 file,
             });

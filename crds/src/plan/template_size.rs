@@ -123,6 +123,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::pod_spec::tests::any_json;
 
     fn problem(template: Value) -> String {
         let refused = check_template_size(&json!({"template": template})).unwrap_err();
@@ -158,23 +159,6 @@ mod tests {
         let template = json!({"spec": {"containers": vec![0; MAX_VALUES]}});
         assert_eq!(check(template.clone()), Err(problem(template)));
         assert_eq!(check(json!({"spec": {"containers": []}})), Ok(()));
-    }
-
-    fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<f64>().prop_map(|number| json!(number)),
-            any::<String>().prop_map(Value::from),
-        ];
-        leaf.prop_recursive(4, 32, 4, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::vec((any::<String>(), inner), 0..4)
-                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
-            ]
-        })
     }
 
     proptest! {

@@ -109,7 +109,7 @@ impl Layout {
         let content = std::fs::read(&binary.path)
             .with_context(|| format!("cannot read {}", binary.path.display()))?;
         let mut layer = tar::Builder::new(Vec::new());
-        append(&mut layer, name, 0o755, &content)?;
+        append_file(&mut layer, name, 0o755, &content)?;
         let layer = self.add(LAYER, layer.into_inner()?);
         let config = json!({
             "architecture": binary.architecture,
@@ -144,7 +144,7 @@ impl Layout {
 
     /// Adds a file. Returns its descriptor.
     fn add(&mut self, media_type: &str, content: Vec<u8>) -> Value {
-        let digest = hex(&Sha256::digest(&content));
+        let digest = sha256_hex(&content);
         let descriptor = json!({
             "mediaType": media_type,
             "digest": format!("sha256:{digest}"),
@@ -159,19 +159,27 @@ impl Layout {
             File::create(archive).with_context(|| format!("cannot write {}", archive.display()))?;
         let mut out = tar::Builder::new(BufWriter::new(file));
         let layout = json!({"imageLayoutVersion": "1.0.0"}).to_string();
-        append(&mut out, "oci-layout", 0o644, layout.as_bytes())?;
+        append_file(&mut out, "oci-layout", 0o644, layout.as_bytes())?;
         let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [image]});
-        append(&mut out, "index.json", 0o644, index.to_string().as_bytes())?;
+        append_file(&mut out, "index.json", 0o644, index.to_string().as_bytes())?;
         for (path, content) in &self.blobs {
-            append(&mut out, path, 0o644, content)?;
+            append_file(&mut out, path, 0o644, content)?;
         }
         out.into_inner()?.flush()?;
         Ok(())
     }
 }
 
+/// The SHA-256 digest in hexadecimal digits.
+pub fn sha256_hex(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
+}
+
 /// Adds a file whose metadata depends on nothing but its mode.
-fn append(
+///
+/// # Errors
+/// If the archive cannot be written.
+pub fn append_file(
     archive: &mut tar::Builder<impl Write>,
     name: &str,
     mode: u32,
@@ -231,7 +239,7 @@ mod tests {
         let digest = descriptor["digest"].as_str().unwrap();
         let hash = digest.strip_prefix("sha256:").unwrap();
         let content = &files[&format!("blobs/sha256/{hash}")];
-        assert_eq!(hex(&Sha256::digest(content)), hash);
+        assert_eq!(sha256_hex(content), hash);
         assert_eq!(descriptor["size"], content.len());
         content
     }

@@ -32,7 +32,7 @@ mod tools;
 pub use cluster::Cluster;
 pub use compile::build_static;
 pub use component::Component;
-pub use image::{Image, ImageBinary};
+pub use image::{Image, ImageBinary, append_file, sha256_hex};
 pub use instance::{Cidr, Instance, Network, SLOTS};
 pub use kind::{KIND_CLUSTER, KindCluster};
 pub use objects::{GATEWAY, GATEWAY_NAMESPACE};
