@@ -14,15 +14,9 @@ pub(crate) struct Fields {
 
 /// Fields without a counterpart in any of the sources: name, level, why and what to do. A field that
 /// is not listed is reported as unknown.
-const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 30] = {
+const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 26] = {
     use NoteLevel::{Lost, NotYet};
     [
-        (
-            "antiAffinity",
-            NotYet,
-            "Serin sets no anti-affinity between the revisions",
-            "write a podAntiAffinity or topologySpreadConstraints into the pod template",
-        ),
         (
             "canaryMetadata",
             NotYet,
@@ -48,22 +42,10 @@ const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 30] = {
             "shorten scaleDownDelaySeconds",
         ),
         (
-            "minPodsPerReplicaSet",
-            NotYet,
-            "the canary has as many pods as its weight needs",
-            "use setCanaryScale with replicas",
-        ),
-        (
-            "replicaProgressThreshold",
-            NotYet,
-            "all pods of a step are waited for",
-            "remove it",
-        ),
-        (
             "restartAt",
-            NotYet,
-            "a restart is a new revision with all steps",
-            "change an annotation of the pod template",
+            Lost,
+            "a restart is a command and not a field",
+            "use kubectl serin restart",
         ),
         (
             "measurementRetention",
@@ -186,12 +168,6 @@ const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 30] = {
             "remove it",
         ),
         (
-            "progressDeadlineAbort",
-            Lost,
-            "after the progress deadline a release is always aborted",
-            "remove it",
-        ),
-        (
             "trafficDistribution",
             Lost,
             "it belongs to the Service",
@@ -311,12 +287,12 @@ mod tests {
     #[test]
     fn a_field_that_nobody_reads_becomes_a_note() {
         let mut notes = Notes::default();
-        let mut fields = Fields::new("spec", json!({"a": 1, "antiAffinity": {"x": 1}, "new": 2}));
+        let mut fields = Fields::new("spec", json!({"a": 1, "pingPong": {"x": 1}, "new": 2}));
         assert_eq!(fields.number("a"), Some(1.0));
         fields.finish(&mut notes);
         let text = format!("{notes:?}");
         assert!(
-            text.contains("spec.antiAffinity") && text.contains("spec.new"),
+            text.contains("spec.pingPong") && text.contains("spec.new"),
             "{text}"
         );
         assert!(!text.contains("\"spec.a\""), "{text}");

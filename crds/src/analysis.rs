@@ -4,13 +4,18 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::analysis_template::{DefinitionRef, MAX_PARAMETERS, ParameterValue};
+use crate::comparison::{BaselineSpec, CountedUnit};
 use crate::rules;
+use crate::workload::is_unset;
 
 /// Analysis of a release. The canary is compared with the stable revision over the same period,
 /// from the first canary request to the end of the release.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::analysis_is_not_empty())]
+#[x_kube(validation = rules::baseline_distinguishes_pods())]
+#[x_kube(validation = rules::checkpoint_fits_into_status())]
 pub struct AnalysisSpec {
     /// Prometheus that is queried. Defaults to the Prometheus that the controller is configured
     /// with.
@@ -19,13 +24,15 @@ pub struct AnalysisSpec {
     /// Service level objectives. At least one objective or check is required.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = rules::names_or_refs_are_unique())]
     pub objectives: Vec<ObjectiveSpec>,
     /// Additional conditions that a ratio of good requests cannot express. Each check is a query
     /// and a condition on its result. Defaults to none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = rules::names_or_refs_are_unique())]
     pub checks: Vec<CheckSpec>,
     /// Time for which a release with all of the traffic is analyzed before it becomes stable, for
     /// example `10m`. The old pods are kept during this time, so that a breach moves the traffic
@@ -52,6 +59,12 @@ pub struct AnalysisSpec {
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
     pub warm_up: Option<String>,
+    /// Stable pods that start together with the canary's. If set, the canary is compared with them
+    /// alone, so that cold caches and a warm-up affect both sides alike. Errors are charged to the
+    /// error budget by the rate of all stable pods. If unset, the canary is compared with all stable
+    /// pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BaselineSpec>,
     /// Maximum time without a verdict before the rollout pauses for manual action, for example
     /// `60m`. Defaults to 60m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,19 +170,41 @@ pub struct KeyRefSpec {
     pub key: String,
 }
 
-/// A service level objective and the two counters that measure it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+/// A service level objective and the two counters that measure it, or a reference to one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.indicator) != has(self.counters)")
-    .message("an objective needs exactly one source of counters: set either indicator or counters"))]
+#[x_kube(validation = rules::objective_is_complete())]
+#[x_kube(validation = rules::one_source_of_an_objective())]
+#[x_kube(validation = rules::reference_fields_require_ref())]
 #[x_kube(validation = rules::bad_requests_are_defined_once())]
 #[x_kube(validation = rules::latency_requires_histogram())]
 #[x_kube(validation = rules::indicator_distinguishes_variants())]
+#[x_kube(validation = rules::latency_counts_requests())]
 pub struct ObjectiveSpec {
-    /// Name of the objective, for example `availability`. Must be unique.
+    /// Name of the objective, for example `availability`. Must be unique. Defaults to that of `ref`.
+    /// Required without `ref`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Percentage of requests that must be good, for example 99.9. Above 0 and below 100.
+    /// Objective of a RolloutPolicy that matches the Rollout, or of `analysisTemplate`. The other
+    /// fields replace those of it. If unset, the objective is written out here.
+    #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub reference: Option<String>,
+    /// AnalysisTemplate in the Rollout's namespace that has the objective of `ref`. If unset, it is
+    /// an objective of the RolloutPolicies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
+    pub analysis_template: Option<String>,
+    /// Values of the parameters of the objective of `ref`. Defaults to none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_PARAMETERS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub parameters: Vec<ParameterValue>,
+    /// Percentage of requests that must be good, for example 99.9. Above 0 and below 100. Defaults
+    /// to that of `ref`. Required without `ref`.
+    #[serde(default, skip_serializing_if = "is_unset")]
     #[schemars(range(min = 0, max = 100))]
     #[x_kube(validation = rules::objective_leaves_error_budget())]
     pub objective: f64,
@@ -179,13 +214,15 @@ pub struct ObjectiveSpec {
     #[x_kube(validation = rules::duration())]
     pub window: Option<String>,
     /// Built-in source of the counters: `traefik`, `istio`, `linkerd`, `nginx` or `pod`. Exactly
-    /// one of `indicator` and `counters` must be set.
+    /// one of `indicator`, `counters` and `indicatorRef` must be set. With `ref`, none is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub indicator: Option<Indicator>,
-    /// Custom counters, as PromQL series selectors. Exactly one of `indicator` and `counters` must
-    /// be set.
+    /// Custom counters, as PromQL series selectors. Excludes `indicator` and `indicatorRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CountersSpec>,
+    /// Indicator of a RolloutPolicy or of an AnalysisTemplate. Excludes `indicator` and `counters`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indicator_ref: Option<DefinitionRef>,
     /// Counts requests slower than `threshold` as bad, whatever their response. If unset, failed
     /// requests are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -228,15 +265,36 @@ pub enum GuardAction {
     RollBack,
 }
 
-/// A query that runs periodically and a condition that its result must meet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+/// A query that runs periodically and a condition that its result must meet, or a reference to one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::check_is_complete())]
+#[x_kube(validation = rules::reference_fields_require_ref())]
 pub struct CheckSpec {
-    /// Name of the check, for example `queue-length`. Must be unique.
+    /// Name of the check, for example `queue-length`. Must be unique. Defaults to that of `ref`.
+    /// Required without `ref`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
+    /// Check of a RolloutPolicy that matches the Rollout, or of `analysisTemplate`. The other fields
+    /// replace those of it. If unset, the check is written out here.
+    #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub reference: Option<String>,
+    /// AnalysisTemplate in the Rollout's namespace that has the check of `ref`. If unset, it is a
+    /// check of the RolloutPolicies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::object_name())]
+    pub analysis_template: Option<String>,
+    /// Values of the parameters of the check of `ref`. Defaults to none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_PARAMETERS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub parameters: Vec<ParameterValue>,
     /// PromQL query that returns a vector or a scalar. `{{args.NAME}}` is replaced by the value of
-    /// an argument, as a string literal.
+    /// an argument, as a string literal. Defaults to that of `ref`. Required without `ref`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 4096))]
     pub query: String,
     /// Arguments of the query. Every query also has the arguments `namespace`, `rollout`,
@@ -248,7 +306,9 @@ pub struct CheckSpec {
     pub args: Vec<ArgSpec>,
     /// CEL expression that must be true, for example `result[0] < 0.05`. `result` is the list of
     /// the values of the vector, as doubles. A scalar is a list with one value. Text, maps and
-    /// concatenated lists are not supported, so that the cost of an evaluation is bounded.
+    /// concatenated lists are not supported, so that the cost of an evaluation is bounded. Defaults
+    /// to that of `ref`. Required without `ref`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 512))]
     pub condition: String,
     /// Time between two queries, for example `1m`. Defaults to 1m.
@@ -344,6 +404,12 @@ pub struct CountersSpec {
     /// the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variants: Option<VariantsSpec>,
+    /// What the counters count. Request: requests. Client: clients or their sessions, for example
+    /// `sessions_total` and `sessions_with_error_total`. Connection: connections. If the router
+    /// assigns clients or connections to a side as a whole, the bound on false rollbacks holds only
+    /// for counts of these. Excludes `latency`, except for Request. Defaults to Request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<CountedUnit>,
 }
 
 /// How to distinguish the series of canary and stable: by the pod name, or by the value of another

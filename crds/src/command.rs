@@ -88,6 +88,9 @@ pub enum CommandVerb {
     /// Gives the pods to a Deployment without a restart. The Deployment is created if it does not
     /// exist.
     GiveBack,
+    /// Replaces the pods of the stable revision without a release, within `maxSurge`,
+    /// `maxUnavailable` and the disruption budgets of the pods. Refused during a release.
+    Restart,
 }
 
 impl From<CommandVerb> for Verb {
@@ -102,6 +105,7 @@ impl From<CommandVerb> for Verb {
             CommandVerb::SkipStep => Self::SkipStep,
             CommandVerb::Override => Self::Override,
             CommandVerb::GiveBack => Self::GiveBack,
+            CommandVerb::Restart => Self::Restart,
         }
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{Rollout, RolloutCommand};
+use crate::{AnalysisTemplate, Rollout, RolloutCommand, RolloutPolicy};
 
 /// Annotations that prevent tools from deleting or replacing a CustomResourceDefinition, because
 /// that would delete every Rollout and all of their pods.
@@ -25,8 +25,15 @@ const KEEP_ANNOTATIONS: [(&str, &str); 3] = [
 /// - Only `spec.replicas` of a Rollout has a default, so that the API server changes nothing else
 ///   in the user's spec.
 /// - Number formats that the API server does not know are removed.
+/// - Each status has one owner as a whole. With an owner for each of its fields, which is the
+///   default, the API server compares and stores hundreds of names with each write.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut crds = vec![Rollout::crd(), RolloutCommand::crd()];
+    let mut crds = vec![
+        Rollout::crd(),
+        RolloutCommand::crd(),
+        RolloutPolicy::crd(),
+        AnalysisTemplate::crd(),
+    ];
     for crd in &mut crds {
         let annotations = crd.metadata.annotations.get_or_insert_default();
         annotations
@@ -38,6 +45,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     {
         normalize(schema);
         default_replicas(schema);
+        own_status_as_a_whole(schema);
     }
     crds
 }
@@ -52,6 +60,14 @@ fn default_replicas(schema: &mut JSONSchemaProps) {
     let replicas = spec.and_then(|spec| spec.properties.as_mut()?.get_mut("replicas"));
     if let Some(replicas) = replicas {
         replicas.default = Some(JSON(1.into()));
+    }
+}
+
+/// Only the controller writes a status.
+fn own_status_as_a_whole(schema: &mut JSONSchemaProps) {
+    let properties = schema.properties.as_mut();
+    if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
+        status.x_kubernetes_map_type = Some("atomic".to_owned());
     }
 }
 

@@ -1,4 +1,5 @@
-//! The Kubernetes API of Serin: the resources Rollout and RolloutCommand.
+//! The Kubernetes API of Serin: the resources Rollout, RolloutCommand, RolloutPolicy and
+//! AnalysisTemplate.
 //!
 //! The CustomResourceDefinitions in `crds/yaml` are generated from these types.
 //! [`rollout::RolloutSpec::plan`] validates a spec and converts it into a
@@ -11,22 +12,31 @@
 )]
 
 pub mod analysis;
+pub mod analysis_template;
+pub mod anti_affinity;
 pub mod api_status;
 pub mod check;
 pub mod command;
+pub mod comparison;
 mod crd;
+pub mod guardrails;
 pub mod literals;
 pub mod names;
 pub mod plan;
 mod pod_spec;
+pub mod policy;
+pub mod policy_defaults;
 pub mod rollout;
 mod rules;
 pub mod status;
 pub mod strategy;
+pub mod verdict;
 pub mod workload;
 
+pub use analysis_template::{AnalysisTemplate, AnalysisTemplateSpec};
 pub use command::{RolloutCommand, RolloutCommandSpec, RolloutCommandStatus};
 pub use crd::crds;
 pub use pod_spec::PodSpecText;
+pub use policy::{RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus};
 pub use rollout::{Rollout, RolloutSpec};
 pub use status::RolloutStatus;

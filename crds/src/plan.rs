@@ -2,7 +2,9 @@
 //! invalid fields.
 
 mod analysis;
+mod baseline;
 mod canary;
+mod checkpoint_size;
 mod checks;
 mod pace;
 mod problem;
@@ -100,9 +102,12 @@ impl RolloutSpec {
             non_negative("spec.rollbackWindow.revisions", window, 0, &mut problems);
         workload::check_workload(self, &mut problems);
         // The template of a Deployment is checked once it has been read.
-        if self.workload_ref.is_none() || !is_unset(&self.template) {
+        if !is_unset(&self.template) || (self.workload_ref.is_none() && !self.observes()) {
             template_size::check_size(&self.template, &mut problems);
             selector::check_selector(self, &mut problems);
+        }
+        if self.observes() {
+            workload::check_observed_selector(self, &mut problems);
         }
         let exposure = canary::exposure(self, name, &mut problems);
         let is_routed = matches!(exposure, Exposure::Weighted(_));
@@ -110,6 +115,7 @@ impl RolloutSpec {
         problems.into_result(Plan {
             replicas,
             progress_deadline: Duration::from_secs(deadline_seconds.into()),
+            progress_deadline_abort: self.progress_deadline_abort.unwrap_or(true),
             revision_history_limit: usize::try_from(history).unwrap_or(usize::MAX),
             rollback_window: usize::try_from(rollback_window).unwrap_or(usize::MAX),
             paused: self.paused.unwrap_or(false),

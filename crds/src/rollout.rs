@@ -8,11 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::AnalysisSpec;
+use crate::guardrails::GuardrailException;
 use crate::pod_spec::PodSpecText;
 use crate::rules;
 use crate::status::RolloutStatus;
 use crate::strategy::StrategySpec;
-use crate::workload::{AdoptSpec, OnDelete, WorkloadRef, is_unset};
+use crate::workload::{AdoptSpec, OnDelete, RolloutMode, WorkloadRef, is_unset};
 
 /// Maximum number of pods. More than a cluster can run.
 pub(crate) const MAX_REPLICAS: i32 = 1_000_000;
@@ -57,6 +58,7 @@ const REPLICAS: &str = "\
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::template_or_workload_ref())]
+#[x_kube(validation = rules::observe_mode_is_set_at_creation())]
 #[x_kube(validation = rules::adopt_requires_template())]
 #[x_kube(validation = rules::template_matches_selector())]
 #[x_kube(validation = rules::deadline_exceeds_min_ready())]
@@ -64,7 +66,16 @@ const REPLICAS: &str = "\
 #[x_kube(validation = rules::pace_requires_analysis())]
 #[x_kube(validation = rules::indicator_requires_router())]
 #[x_kube(validation = rules::bake_requires_router())]
+#[x_kube(validation = rules::anti_affinity_excludes_adoption())]
+#[x_kube(validation = rules::baseline_requires_router())]
 pub struct RolloutSpec {
+    /// Manage: the Rollout creates the pods and moves the traffic. Observe: another controller does,
+    /// and the Rollout analyzes its releases, reports what it would have done, and changes nothing.
+    /// In this mode `template` may be left out, and `selector` selects the pods of the other
+    /// controller. It can be removed later, but not set on a Rollout that manages pods. Defaults to
+    /// Manage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<RolloutMode>,
     /// Number of pods in steady state. The description in the schema also covers clients that the
     /// controller cannot distinguish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,6 +121,10 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SECONDS))]
     pub progress_deadline_seconds: Option<i32>,
+    /// If true, a release that has made no progress for `progressDeadlineSeconds` is aborted. If
+    /// false, it is reported as degraded and goes on waiting. Defaults to true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline_abort: Option<bool>,
     /// If true, the rollout does not advance. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
@@ -123,6 +138,12 @@ pub struct RolloutSpec {
     /// How a release is analyzed. If unset, only pod status and manual actions decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisSpec>,
+    /// Guardrails of a RolloutPolicy from which this Rollout is exempt until a date. A change needs
+    /// the verb except on rollouts.serin.dev. Defaults to none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["guardrail".into()]))]
+    pub guardrail_exceptions: Vec<GuardrailException>,
 }
 
 /// Range of revisions for which a return skips the steps.
@@ -184,7 +205,7 @@ fn pod_annotations(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 }
 
 /// Schema of a label selector with size limits, which bound the cost of the validation rules.
-fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
         "x-kubernetes-map-type": "atomic",

@@ -24,6 +24,13 @@ pub(crate) fn pods_or_percentage() -> Rule {
     )
 }
 
+pub(crate) fn is_not_zero() -> Rule {
+    rule(
+        "!(string(self) in ['0', '0%'])",
+        "must be more than 0: no pod would be waited for",
+    )
+}
+
 pub(crate) fn percentage() -> Rule {
     rule(
         "self.matches('^([0-9]|[1-9][0-9]|100)([.][0-9]+)?%$')",
@@ -132,8 +139,15 @@ pub(crate) fn template_matches_selector() -> Rule {
 
 pub(crate) fn template_or_workload_ref() -> Rule {
     rule(
-        "has(self.workloadRef) ? (!has(self.template) && !has(self.selector)) : (has(self.template) && has(self.selector))",
-        "the pods must be described exactly once: set spec.selector and spec.template, or spec.workloadRef",
+        "has(self.workloadRef) ? (!has(self.template) && !has(self.selector)) : (has(self.selector) && (has(self.template) || (has(self.mode) && self.mode == 'Observe')))",
+        "the pods must be described exactly once: set spec.selector and spec.template, or spec.workloadRef; with spec.mode Observe, spec.selector suffices",
+    )
+}
+
+pub(crate) fn observe_mode_is_set_at_creation() -> Rule {
+    rule(
+        "!has(self.mode) || self.mode != 'Observe' || (has(oldSelf.mode) && oldSelf.mode == 'Observe')",
+        "spec.mode cannot become Observe while the Rollout manages pods: create another Rollout with mode Observe",
     )
 }
 
@@ -141,6 +155,13 @@ pub(crate) fn adopt_requires_template() -> Rule {
     rule(
         "!has(self.adopt) || !has(self.workloadRef)",
         "spec.workloadRef takes over its Deployment already: remove spec.adopt, or replace spec.workloadRef with spec.selector and spec.template",
+    )
+}
+
+pub(crate) fn anti_affinity_excludes_adoption() -> Rule {
+    rule(
+        "!has(self.strategy.canary.antiAffinity) || !(has(self.workloadRef) || has(self.adopt))",
+        "spec.strategy.canary.antiAffinity changes the pods, so that a Deployment would restart them when they are given back: remove it, or remove workloadRef and adopt",
     )
 }
 
@@ -209,8 +230,8 @@ pub(crate) fn steps_or_pace() -> Rule {
 
 pub(crate) fn fields_require_router() -> Rule {
     rule(
-        "has(self.trafficRouting) || !(has(self.pace) || (has(self.dynamicStableScale) && self.dynamicStableScale))",
-        "dynamicStableScale and pace require a router: add trafficRouting, or remove them",
+        "has(self.trafficRouting) || !(has(self.pace) || has(self.minPodsPerReplicaSet) || (has(self.dynamicStableScale) && self.dynamicStableScale))",
+        "dynamicStableScale, minPodsPerReplicaSet and pace require a router: add trafficRouting, or remove them",
     )
 }
 
@@ -358,5 +379,120 @@ pub(crate) fn indicator_distinguishes_variants() -> Rule {
     rule(
         "!has(self.indicator) || self.indicator != 'envoy-gateway'",
         "Envoy Gateway counts all backends of a rule together, so canary and stable cannot be distinguished: use the indicator pod, or custom counters",
+    )
+}
+
+pub(crate) fn latency_counts_requests() -> Rule {
+    rule(
+        "!has(self.latency) || !has(self.counters) || !has(self.counters.unit) || self.counters.unit == 'Request'",
+        "a latency objective counts requests, because its histogram does: remove counters.unit, or replace latency with counters of slow sessions",
+    )
+}
+
+pub(crate) fn baseline_distinguishes_pods() -> Rule {
+    rule(
+        "!has(self.baseline) || !has(self.objectives) || self.objectives.all(objective, has(objective.indicator) ? objective.indicator == 'pod' : (!has(objective.counters) || !has(objective.counters.variants) || !has(objective.counters.variants.label)))",
+        "baseline needs objectives that distinguish pods, because its pods are behind the same Service as all other stable pods: use the indicator pod or counters with variants.podLabel in each objective, or remove baseline",
+    )
+}
+
+pub(crate) fn baseline_requires_router() -> Rule {
+    rule(
+        "!has(self.analysis) || !has(self.analysis.baseline) || (has(self.strategy.canary.trafficRouting) && !(has(self.strategy.canary.dynamicStableScale) && self.strategy.canary.dynamicStableScale) && !(has(self.mode) && self.mode == 'Observe'))",
+        "spec.analysis.baseline requires spec.strategy.canary.trafficRouting, and excludes dynamicStableScale, which would remove its pods, and mode Observe: change them, or remove baseline",
+    )
+}
+
+/// The sizes are those of [`crate::plan`], in KiB.
+pub(crate) fn checkpoint_fits_into_status() -> Rule {
+    rule(
+        "!has(self.objectives) || 12 * size(self.objectives) + 16 * size(self.objectives.filter(objective, has(objective.latency) && has(objective.latency.guard))) + 14 * size(self.objectives.filter(objective, has(objective.endpointLabel))) <= 256",
+        "the state of these objectives can exceed the 256 KiB that fit into the status: with 8 objectives that have latency.guard, at most 2 may have endpointLabel; use fewer objectives, or remove endpointLabel or latency.guard from some of them",
+    )
+}
+
+pub(crate) fn date_or_time() -> Rule {
+    rule(
+        "self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[-+][0-9]{2}:[0-9]{2}))?$')",
+        "neither a date nor a time: write a date, for example 2027-01-31, or a time, for example 2027-01-31T12:00:00Z",
+    )
+}
+
+pub(crate) fn guardrail_name() -> Rule {
+    rule(
+        "self in ['resources', 'imagePinned', 'imageSignature', 'probes', 'networkPolicy', 'podSecurity', 'secretsManager', 'vulnerabilities', 'policyReports', 'observability', 'disruptionBudget', 'spread', 'priority'] || self.matches('^custom/[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
+        "not a guardrail: use the name of a guardrail in a RolloutPolicy, for example networkPolicy, or custom/NAME",
+    )
+}
+
+pub(crate) fn exception_reason() -> Rule {
+    rule(
+        "self.matches('[^[:space:]]')",
+        "an exception needs a reason: state why the release may violate the guardrail until its end",
+    )
+}
+
+/// Characters that end a string literal of PromQL or CEL, or begin a placeholder, are excluded, so
+/// that a value stays a part of the literal in which it is used.
+pub(crate) fn parameter_value() -> Rule {
+    rule(
+        r"self.matches('^[^\\x22\\x27\\x60\\x5c{}[:cntrl:]]*$')",
+        "the value of a parameter must not contain quotes, backquotes, backslashes, braces or control characters: remove them",
+    )
+}
+
+pub(crate) fn forwarded_parameter_value() -> Rule {
+    rule(
+        r"self.matches('^([^\\x22\\x27\\x60\\x5c{}[:cntrl:]]|[{][{](parameters[.][-_a-zA-Z0-9]+|rollout[.]name|rollout[.]namespace)[}][}])*$')",
+        "the value of a parameter must not contain quotes, backquotes, backslashes, braces or control characters, except {{parameters.NAME}} in a definition: remove them",
+    )
+}
+
+pub(crate) fn one_source_of_an_indicator() -> Rule {
+    rule(
+        "!has(self.indicator) || !has(self.counters)",
+        "an indicator has at most one source of counters: keep one of indicator and counters",
+    )
+}
+
+pub(crate) fn one_source_of_a_definition() -> Rule {
+    rule(
+        "[has(self.indicator), has(self.counters), has(self.indicatorRef)].filter(x, x).size() <= 1",
+        "a definition has at most one source of counters: keep one of indicator, counters and indicatorRef",
+    )
+}
+
+pub(crate) fn one_source_of_an_objective() -> Rule {
+    rule(
+        "[has(self.indicator), has(self.counters), has(self.indicatorRef)].filter(x, x).size() == 1 || (has(self.ref) && !has(self.indicator) && !has(self.counters) && !has(self.indicatorRef))",
+        "an objective needs exactly one source of counters: set either indicator or counters, or indicatorRef, or refer to a whole objective with ref",
+    )
+}
+
+pub(crate) fn objective_is_complete() -> Rule {
+    rule(
+        "has(self.ref) || (has(self.name) && has(self.objective))",
+        "an objective needs name and objective: add them, or refer to the objective of a policy or template with ref",
+    )
+}
+
+pub(crate) fn check_is_complete() -> Rule {
+    rule(
+        "has(self.ref) || (has(self.name) && has(self.query) && has(self.condition))",
+        "a check needs name, query and condition: add them, or refer to the check of a policy or template with ref",
+    )
+}
+
+pub(crate) fn reference_fields_require_ref() -> Rule {
+    rule(
+        "has(self.ref) || (!has(self.analysisTemplate) && !has(self.parameters))",
+        "analysisTemplate and parameters belong to a reference: add ref, or remove them",
+    )
+}
+
+pub(crate) fn names_or_refs_are_unique() -> Rule {
+    rule(
+        "self.all(one, self.exists_one(other, (has(other.name) ? other.name : (has(other.ref) ? other.ref : '')) == (has(one.name) ? one.name : (has(one.ref) ? one.ref : ''))))",
+        "two entries have the same name: names must be unique, and the name of a reference is that of ref unless name is set",
     )
 }

@@ -42,14 +42,14 @@ pub struct CanarySpec {
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]
     pub canary_service: Option<String>,
-    /// Maximum number of pods above `replicas`, as a number or a percentage. Used only without
-    /// `trafficRouting`. Defaults to 25%.
+    /// Maximum number of pods above `replicas`, as a number or a percentage. Used without
+    /// `trafficRouting`, and by the command `restart`. Defaults to 25%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxLength" = 16, "maximum" = MAX_REPLICAS))]
     #[x_kube(validation = rules::pods_or_percentage())]
     pub max_surge: Option<IntOrString>,
-    /// Maximum number of unavailable pods, as a number or a percentage. Used only without
-    /// `trafficRouting`. Defaults to 25%.
+    /// Maximum number of unavailable pods, as a number or a percentage. Used without
+    /// `trafficRouting`, and by the command `restart`. Defaults to 25%.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxLength" = 16, "maximum" = MAX_REPLICAS))]
     #[x_kube(validation = rules::pods_or_percentage())]
@@ -68,6 +68,24 @@ pub struct CanarySpec {
     /// `trafficRouting`. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dynamic_stable_scale: Option<bool>,
+    /// Minimum number of pods of each side that receives requests, at most `replicas`. A
+    /// `setCanaryScale` step can set fewer canary pods. Requires `trafficRouting`. Defaults to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_REPLICAS))]
+    pub min_pods_per_replica_set: Option<i32>,
+    /// Number of available pods that suffices for all pods that a release waits for, as a number or
+    /// a percentage of them, above 0. It lets a release advance although single pods cannot be
+    /// scheduled. Defaults to 100%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 16, "maximum" = MAX_REPLICAS))]
+    #[x_kube(validation = rules::pods_or_percentage())]
+    #[x_kube(validation = rules::is_not_zero())]
+    pub replica_progress_threshold: Option<IntOrString>,
+    /// Keeps the pods of different revisions on different nodes. It is part of the pods that are
+    /// created after it was set, and not of the revision: a change of it does not start a release.
+    /// Excludes `workloadRef` and `adopt`. Defaults to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anti_affinity: Option<AntiAffinitySpec>,
     /// Number of container restarts that aborts the release, over all canary pods since the release
     /// began. Restarts that stable pods have in the same proportion, or that come with a restart of
     /// the node, do not count. A crash loop always aborts. Defaults to 2.
@@ -87,6 +105,33 @@ pub struct CanarySpec {
     /// of its fields apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<PaceSpec>,
+}
+
+/// Anti-affinity between the pods of different revisions. Exactly one of the fields must be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.requiredDuringSchedulingIgnoredDuringExecution) != has(self.preferredDuringSchedulingIgnoredDuringExecution)")
+    .message("exactly one of requiredDuringSchedulingIgnoredDuringExecution and preferredDuringSchedulingIgnoredDuringExecution is required: set one of them"))]
+pub struct AntiAffinitySpec {
+    /// Pods of different revisions never share a node. An empty object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required_during_scheduling_ignored_during_execution: Option<RequiredAntiAffinity>,
+    /// Pods of different revisions share a node only if there is no better one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_during_scheduling_ignored_during_execution: Option<PreferredAntiAffinity>,
+}
+
+/// A requirement without settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RequiredAntiAffinity {}
+
+/// A preference of the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreferredAntiAffinity {
+    /// Weight among the preferences of the pod, from 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
+    pub weight: i32,
 }
 
 /// Bounds of the weight while evidence sets the pace.

@@ -73,6 +73,16 @@ pub struct AdoptSpec {
     pub deployment: String,
 }
 
+/// Who changes the pods and the traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutMode {
+    /// The Rollout.
+    #[default]
+    Manage,
+    /// Another controller. The Rollout only reports.
+    Observe,
+}
+
 /// What becomes of the pods of a deleted Rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnDelete {
@@ -83,6 +93,11 @@ pub enum OnDelete {
 }
 
 impl RolloutSpec {
+    /// Whether another controller changes the pods and the traffic, and the Rollout only reports.
+    pub fn observes(&self) -> bool {
+        self.mode == Some(RolloutMode::Observe)
+    }
+
     /// The Deployment from which the template and the selector are read. `None` if the spec has its
     /// own.
     pub fn template_source(&self) -> Option<&str> {

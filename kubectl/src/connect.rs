@@ -95,6 +95,21 @@ pub async fn send<T: Serialize + DeserializeOwned>(
     }
 }
 
+/// Same as [`send`], but the answer is not made printable: it is written back to the API server.
+///
+/// # Errors
+/// Returns the error of the API server, or a timeout.
+pub async fn send_exact<T>(
+    doing: &str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, CliError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(api_error(doing, &error)),
+        Err(_) => Err(timeout_error(doing)),
+    }
+}
+
 /// Same as [`send`] for callers that handle the error. `None` means a timeout.
 pub async fn try_send<T: Serialize + DeserializeOwned>(
     request: impl Future<Output = Result<T, kube::Error>>,

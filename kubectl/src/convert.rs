@@ -8,7 +8,7 @@ use serin_convert::{Conversion, NoteLevel, Options, Outcome, convert};
 use crate::cli::{ConvertFormat, ManifestConvertArgs};
 use crate::cluster_objects;
 use crate::connect::Connection;
-use crate::display_text::printable;
+use crate::display_text::{escaped_json, printable};
 use crate::documents::{self, Documents};
 use crate::exit::{CliError, Exit};
 use crate::lint::infeasible_objectives;
@@ -99,7 +99,9 @@ fn print_yaml(
     out: &mut dyn Write,
 ) -> Result<(), CliError> {
     for (document, conversion) in documents.objects.iter().zip(conversions) {
+        // A line break in a name would end the comment.
         let source = describe(conversion);
+        let source = printable(&source);
         match conversion.outcome {
             Outcome::Absorbed => continue,
             Outcome::Unchanged if document.text.is_empty() => {
@@ -116,7 +118,7 @@ fn print_yaml(
             Outcome::Whole | Outcome::WithNotes => {
                 writeln!(out, "---")?;
                 for comment in leading_comments(&document.text) {
-                    writeln!(out, "{comment}")?;
+                    writeln!(out, "{}", printable(comment))?;
                 }
                 writeln!(out, "# Converted from {source}.")?;
             }
@@ -215,7 +217,7 @@ fn print_json(
         "objects": entries.collect::<Vec<_>>(),
         "unreadable": documents.problems,
     });
-    writeln!(out, "{result:#}")?;
+    writeln!(out, "{}", escaped_json(&format!("{result:#}")))?;
     Ok(())
 }
 

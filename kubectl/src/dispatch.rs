@@ -6,7 +6,7 @@ use anstream::{AutoStream, ColorChoice};
 use jiff::Timestamp;
 use serin_crds::command::CommandVerb;
 
-use crate::cli::{Format, Invocation, RequestsTask, StatusArgs, Task};
+use crate::cli::{Format, Invocation, RequestsTask, SetTask, StatusArgs, Task};
 use crate::command::CommandRequest;
 use crate::connect::{Connection, connect};
 use crate::display::DisplayContext;
@@ -14,7 +14,8 @@ use crate::exit::{CliError, Exit};
 use crate::request::execute;
 use crate::view::render;
 use crate::{
-    convert, evaluate, explain, lint, list, replay, report, requests, resources, simulate, watch,
+    audit, complete, convert, effective, evaluate, explain, history, lint, list, placebo, replay,
+    report, requests, resources, set_image, simulate, undo, verdict, watch,
 };
 
 /// Starts the runtime, connects to the API server if necessary, and runs the command.
@@ -40,6 +41,10 @@ pub fn start(invocation: &Invocation, color: ColorChoice) -> Result<Exit, CliErr
             &mut out,
             &mut AutoStream::new(io::stderr(), color),
         )?;
+        return Ok(Exit::Done);
+    }
+    if let Task::Completion(args) = &invocation.task {
+        io::stdout().write_all(complete::script(args.program).as_bytes())?;
         return Ok(Exit::Done);
     }
     if let Task::Lint(args) = &invocation.task {
@@ -68,50 +73,70 @@ pub fn start(invocation: &Invocation, color: ColorChoice) -> Result<Exit, CliErr
         .enable_all()
         .build()
         .map_err(|error| CliError::new(Exit::Usage, format!("cannot start: {error}")))?;
-    runtime.block_on(async {
-        if let Task::Convert(args) = &invocation.task {
-            let connection = if args.from_cluster.is_empty() {
-                None
-            } else {
-                Some(connect(&invocation.options).await?)
-            };
+    runtime.block_on(start_async(invocation, color))
+}
+
+/// The same for commands that read from the network.
+async fn start_async(invocation: &Invocation, color: ColorChoice) -> Result<Exit, CliError> {
+    let connect_if = async |is_needed: bool| {
+        if is_needed {
+            connect(&invocation.options).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    };
+    let namespace = invocation.options.namespace.as_deref();
+    match &invocation.task {
+        Task::Convert(args) => {
+            let connection = connect_if(!args.from_cluster.is_empty()).await?;
             let mut out = AutoStream::new(io::stdout(), color);
             let mut aside = AutoStream::new(io::stderr(), color);
             return convert::run(args, connection.as_ref(), &mut out, &mut aside).await;
         }
-        if let Task::Replay(args) = &invocation.task {
+        Task::Audit(args) => {
+            let connection = connect_if(args.files.is_empty()).await?;
             let mut out = AutoStream::new(io::stdout(), color);
-            let connection = if args.file.is_some() {
-                None
-            } else {
-                Some(connect(&invocation.options).await?)
-            };
-            let namespace = invocation.options.namespace.as_deref();
-            replay::run(
-                args,
-                namespace,
-                connection.as_ref(),
-                &DisplayContext::from_terminal(),
-                &mut out,
-            )
-            .await?;
+            return audit::audit(connection.as_ref(), args, Timestamp::now(), &mut out).await;
+        }
+        Task::Effective(args) => {
+            let connection = connect_if(args.files.is_empty()).await?;
+            let mut out = AutoStream::new(io::stdout(), color);
+            return effective::effective(connection.as_ref(), args, &mut out).await;
+        }
+        Task::Complete(args) => {
+            complete::complete(&args.words, &mut io::stdout()).await?;
             return Ok(Exit::Done);
         }
-        let connection = connect(&invocation.options).await?;
-        if let Task::Status(args) = &invocation.task
-            && args.watch
-        {
-            return watch::watch(&connection, args, color).await;
+        Task::Replay(args) => {
+            let connection = connect_if(args.file.is_none()).await?;
+            let mut out = AutoStream::new(io::stdout(), color);
+            let display = DisplayContext::from_terminal();
+            replay::run(args, namespace, connection.as_ref(), &display, &mut out).await?;
+            return Ok(Exit::Done);
         }
-        let mut out = AutoStream::new(io::stdout(), color);
-        run(
-            &connection,
-            &invocation.task,
-            &confirm_on_terminal,
-            &mut out,
-        )
-        .await
-    })
+        Task::Placebo(args) => {
+            let connection = connect_if(args.name.is_some()).await?;
+            let mut out = AutoStream::new(io::stdout(), color);
+            let display = DisplayContext::from_terminal();
+            placebo::run(args, namespace, connection.as_ref(), &display, &mut out).await?;
+            return Ok(Exit::Done);
+        }
+        _ => {}
+    }
+    let connection = connect(&invocation.options).await?;
+    if let Task::Status(args) = &invocation.task
+        && args.watch
+    {
+        return watch::watch(&connection, args, color).await;
+    }
+    let mut out = AutoStream::new(io::stdout(), color);
+    run(
+        &connection,
+        &invocation.task,
+        &confirm_on_terminal,
+        &mut out,
+    )
+    .await
 }
 
 /// Runs a command that ends by itself and writes its output.
@@ -129,9 +154,21 @@ pub async fn run(
         None => match task {
             Task::List(args) => list::list(connection, args, Timestamp::now(), out).await?,
             Task::Status(args) => status(connection, args, out).await?,
+            Task::Verdict(args) => {
+                let exit = verdict::verdict(connection, args, out).await?;
+                out.flush()?;
+                return Ok(exit);
+            }
             Task::Explain(args) => {
                 explain::explain(connection, args, &DisplayContext::from_terminal(), out).await?;
             }
+            Task::History(args) => {
+                history::history(connection, args, Timestamp::now(), out).await?;
+            }
+            Task::Undo(args) => undo::undo(connection, args, out).await?,
+            Task::Set {
+                task: SetTask::Image(args),
+            } => set_image::set_image(connection, args, out).await?,
             _ => {}
         },
     }
@@ -143,13 +180,22 @@ pub async fn run(
 fn command_request(task: &Task) -> Option<CommandRequest> {
     match task {
         Task::Status(_)
+        | Task::Verdict(_)
         | Task::List(_)
         | Task::Explain(_)
         | Task::Simulate(_)
         | Task::Replay(_)
+        | Task::Placebo(_)
         | Task::Evaluate(_)
         | Task::Convert(_)
+        | Task::Effective(_)
         | Task::Lint(_)
+        | Task::Audit(_)
+        | Task::History(_)
+        | Task::Undo(_)
+        | Task::Set { .. }
+        | Task::Completion(_)
+        | Task::Complete(_)
         | Task::Requests { .. } => None,
         Task::Promote(args) => Some(args.command_request()),
         Task::Abort(args) => Some(args.command_request(CommandVerb::Abort)),
@@ -159,6 +205,7 @@ fn command_request(task: &Task) -> Option<CommandRequest> {
         Task::SkipStep(args) => Some(args.command_request(CommandVerb::SkipStep)),
         Task::Override(args) => Some(args.command_request()),
         Task::GiveBack(args) => Some(args.command_request(CommandVerb::GiveBack)),
+        Task::Restart(args) => Some(args.command_request(CommandVerb::Restart)),
     }
 }
 

@@ -46,6 +46,21 @@ fn replace_controls(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> 
     Cow::Owned(shown)
 }
 
+/// JSON whose strings contain no control characters: JSON escapes only some of them. The values stay
+/// the same.
+pub fn escaped_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        // All others are inside of strings. Writing to a string cannot fail.
+        if is_control(character) && character != '\n' {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
 /// Makes every text of an object printable. Expressions in the spec keep their line breaks.
 ///
 /// # Errors
@@ -110,6 +125,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn escaped_json_has_the_same_values_and_no_control_characters(text in any::<String>(), controls in "[\\x00-\\x1f\\x7f-\\u{9f}\\u{202a}-\\u{202e}]{0,20}") {
+            let value = json!({(text.clone() + &controls): [controls, text]});
+            let escaped = escaped_json(&format!("{value:#}"));
+            prop_assert!(!escaped.contains(|c| is_control(c) && c != '\n'));
+            prop_assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap(), value);
+        }
+
         #[test]
         fn no_control_character_survives(text in any::<String>(), controls in "[\\x00-\\x1f\\x7f-\\u{9f}\\u{202a}-\\u{202e}]{0,20}") {
             let object = json!({"metadata": {"labels": [text.clone() + &controls]}, "status": {"message": controls + &text}});

@@ -69,8 +69,11 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, CliError> {
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with('.'));
         let extension = entry.extension().and_then(|extension| extension.to_str());
-        if entry.is_dir() && !is_hidden {
-            found.extend(files(&entry)?);
+        if entry.is_dir() {
+            // Links could lead around in circles.
+            if !is_hidden && !entry.is_symlink() {
+                found.extend(files(&entry)?);
+            }
         } else if matches!(extension, Some("yaml" | "yml" | "json")) {
             found.push(entry);
         }

@@ -8,6 +8,7 @@ use serin_core::plan::Plan;
 use serin_crds::RolloutSpec;
 use serin_crds::names::GROUP;
 
+use crate::display_text::printable_object;
 use crate::exit::{CliError, Exit};
 
 /// The supported API version.
@@ -85,6 +86,9 @@ pub fn parse(text: &str, source: &str) -> Result<Manifest, CliError> {
 /// # Errors
 /// Returns the invalid fields.
 pub fn from_object(rollout: &Value, source: &str) -> Result<Manifest, CliError> {
+    // Whoever wrote the file chose its texts, and others see them on their terminals.
+    let rollout = &printable_object(rollout)
+        .map_err(|error| usage_error(format!("{source}: cannot be read: {error}")))?;
     let name = match &rollout["metadata"]["name"] {
         Value::String(name) if !name.is_empty() => name.clone(),
         Value::Null | Value::String(_) => {
@@ -240,6 +244,20 @@ spec:
             ("shop", Some("market"))
         );
         assert!(manifest.plan.routing().is_some());
+    }
+
+    #[test]
+    fn control_characters_of_a_file_are_shown_and_not_executed() {
+        let hostile = r#"{name: "x\e[2J", namespace: "a\nb"}"#;
+        let text = ROLLOUT
+            .replace("{name: shop, namespace: market}", hostile)
+            .replace(
+                "{canary: {",
+                "{canary: {stableService: a, canaryService: b, ",
+            );
+        let manifest = parse(&text, "-f a.yaml").unwrap();
+        assert_eq!(manifest.name, "x^[[2J");
+        assert_eq!(manifest.namespace.as_deref(), Some("a b"));
     }
 
     #[test]

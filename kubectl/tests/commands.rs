@@ -17,7 +17,7 @@ use serin_fake_cluster::FakeCluster;
 use serin_kubectl::connect::Connection;
 use serin_kubectl::exit::{CliError, Exit};
 
-const EVERY_VERB: [&str; 10] = [
+const EVERY_VERB: [&str; 11] = [
     "create",
     "promote",
     "promoteFull",
@@ -28,6 +28,7 @@ const EVERY_VERB: [&str; 10] = [
     "skipStep",
     "override",
     "giveBack",
+    "restart",
 ];
 
 /// An in-memory cluster and a user.

@@ -588,3 +588,49 @@ fn the_commands_of_the_migration_pages_run() {
         }
     }
 }
+
+/// Clears the screen and shows a line of its own, in an error, a comment, a name and a label.
+#[test]
+fn no_file_makes_convert_or_lint_print_a_control_character() {
+    const HOSTILE: &str = "x\u{1b}[2J\u{9b}31m\u{202e}\n---\nkind: Secret\r\u{7}";
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hostile.yaml");
+    let metadata = json!({"name": HOSTILE, "namespace": HOSTILE, "labels": {"a": HOSTILE}});
+    let of_argo = json!({
+        "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": metadata,
+        "spec": {"strategy": {"canary": {"steps": [{HOSTILE: 1}], "stableService": HOSTILE}}},
+    });
+    let own = json!({
+        "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout", "metadata": metadata,
+        "spec": {"strategy": {"canary": {"stableService": HOSTILE, (HOSTILE): HOSTILE}}},
+    });
+    let mut text = format!("{of_argo}\n---\n{own}\n---\nbroken: [\"\\e[2J\n");
+    for control in ['\u{9b}', '\u{202e}', '\u{7f}'] {
+        text = text.replace(control, &format!("\\u{:04x}", u32::from(control)));
+    }
+    std::fs::write(&path, text).unwrap();
+    let file = path.to_str().unwrap();
+    for arguments in [
+        &["lint", "-f", file][..],
+        &["lint", "-f", file, "-o", "json"],
+        &["convert", "-f", file, "--report"],
+        &["convert", "-f", file, "-o", "json"],
+    ] {
+        let (_, out, error) = run(arguments);
+        assert!(!out.is_empty(), "{arguments:?}: {error:?}");
+        for shown in [out, error] {
+            let is_foreign = |character: char| {
+                (character.is_control() && character != '\n') || character == '\u{202e}'
+            };
+            assert!(!shown.contains(is_foreign), "{arguments:?}: {shown:?}");
+            assert!(
+                !shown.contains("\nkind: Secret"),
+                "{arguments:?}: {shown:?}"
+            );
+        }
+    }
+    // A line break in a name does not end the comment that contains it.
+    let (_, yaml, _) = run(&["convert", "-f", file]);
+    let secret = yaml.lines().find(|line| line.starts_with("kind: Secret"));
+    assert_eq!(secret, None, "{yaml:?}");
+}

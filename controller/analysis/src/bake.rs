@@ -78,7 +78,7 @@ impl BakeEvidence {
         Some(Self {
             began_ms,
             tolerated_rate: (config.rho0 * rate + config.delta0).min(MAX_RATE),
-            k: evidence.k(config),
+            k: evidence.rollback_k(config),
             counts: Counts::default(),
             longest_seconds: longest_seconds.max(1.0),
             ticks: 0,

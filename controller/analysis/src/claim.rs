@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{EvidenceConfig, Temper};
 use crate::evidence::Evidence;
 use crate::format::{significant, thousands};
+use crate::placebo::PlaceboSummary;
 use crate::pods::pod_arrangement_limit;
 
 /// The claim about false rollbacks of one release.
@@ -17,9 +18,24 @@ use crate::pods::pod_arrangement_limit;
 pub enum Claim {
     /// The bound holds if errors come one by one, as they do on stable's pods.
     PerRequest,
+    /// Clients or connections are assigned to a side, and counted. The bound holds if they fail
+    /// independently of each other.
+    PerCountedUnit {
+        /// What is assigned and counted.
+        unit: RoutedUnit,
+    },
+    /// The bound holds if errors come one by one. Stable had too few errors before the release to show
+    /// whether they do.
+    Unlearned {
+        /// Number of stable's errors before the release.
+        errors: f64,
+        /// What is counted, and assigned to a side as a whole.
+        #[serde(default)]
+        unit: RoutedUnit,
+    },
     /// The bound holds if errors cluster no more than the temper allows for.
     Clustered {
-        /// The temper `k`.
+        /// The temper `k`, without its margin.
         k: f64,
         /// How it is known.
         learned: TemperSource,
@@ -29,6 +45,9 @@ pub enum Claim {
     Gateway {
         /// The temper `k`, learned from the course of stable's errors in time.
         k: f64,
+        /// What is counted, and assigned to a side as a whole.
+        #[serde(default)]
+        unit: RoutedUnit,
     },
     /// Stable's pods differ among themselves, so that the evidence of any test is limited by the
     /// number of ways to choose the canary's pods.
@@ -88,8 +107,16 @@ pub enum UnclaimedReason {
         /// The temper that the release shows.
         to: f64,
     },
-    /// Clusters outlast a scrape, as if requests were assigned by client or connection. Where pods are
-    /// distinguished, they are also larger than before the release.
+    /// Stable's own pods would have been rolled back before the release, so often that the bound
+    /// cannot hold.
+    PlaceboRolledBack {
+        /// Hours in which at least one pod would have been.
+        hours_with_rollback: u32,
+        /// All hours.
+        hours: u32,
+    },
+    /// Pods are not distinguished, and requests or clusters of errors reach the sides as if clients or
+    /// connections were assigned.
     ClustersLast {
         /// The temper `k`.
         k: f64,
@@ -106,14 +133,28 @@ pub enum TemperSource {
     StablePods,
 }
 
-/// Factor above the temper with which a release began, from which its assumption counts as broken.
+/// Factor above the temper with which a release began, from which its assumption counts as broken:
+/// the margin of the temper is used up.
 const BROKEN_FACTOR: f64 = 2.0;
-/// The same factor where clusters outlast a scrape. Then the temper is an estimate from few clusters,
-/// and a smaller rise shows that the history does not describe the release.
-const LASTING_FACTOR: f64 = 1.5;
+/// Stable's errors before a release from which it can be seen whether errors cluster. Fewer may be a
+/// single cluster, or miss all of them.
+const MIN_ERRORS: f64 = 10.0;
 
 /// What is claimed for a release with this evidence and a test of level `alpha`.
 pub fn claim(evidence: &Evidence, config: &EvidenceConfig, alpha: f64) -> Claim {
+    if let Some(placebo) = evidence.placebo().filter(|placebo| placebo.refutes_bound) {
+        let PlaceboSummary {
+            hours_with_rollback,
+            hours,
+            ..
+        } = placebo;
+        return Claim::NotClaimed {
+            reason: UnclaimedReason::PlaceboRolledBack {
+                hours_with_rollback,
+                hours,
+            },
+        };
+    }
     let k = evidence.k(config);
     if let Temper::Fixed(k) = config.temper {
         return if k > 1.0 {
@@ -138,11 +179,14 @@ pub fn claim(evidence: &Evidence, config: &EvidenceConfig, alpha: f64) -> Claim 
                 reason: UnclaimedReason::ClustersLast { k },
             }
         } else {
-            Claim::Gateway { k }
+            Claim::Gateway {
+                k,
+                unit: RoutedUnit::Request,
+            }
         };
     }
     let dispersion = evidence.dispersion();
-    let (canary_pods, stable_pods) = (evidence.canary_pods(), dispersion.latest_pods());
+    let (canary_pods, stable_pods) = (evidence.canary_pods(), evidence.compared_stable_pods());
     let arrangements = pod_arrangement_limit(count(canary_pods), count(stable_pods));
     if dispersion.pods_differ() && canary_pods > 0 && arrangements < 1.0 / alpha {
         return Claim::LimitedByPods {
@@ -151,9 +195,10 @@ pub fn claim(evidence: &Evidence, config: &EvidenceConfig, alpha: f64) -> Claim 
             stable_pods,
         };
     }
-    if evidence.clusters_last() && k > LASTING_FACTOR * initial_k {
-        Claim::NotClaimed {
-            reason: UnclaimedReason::ClustersLast { k },
+    if evidence.errors_before() < MIN_ERRORS {
+        Claim::Unlearned {
+            errors: evidence.errors_before(),
+            unit: RoutedUnit::Request,
         }
     } else if k > 1.0 {
         Claim::Clustered {
@@ -170,13 +215,20 @@ fn count(pods: u32) -> usize {
 }
 
 impl Claim {
-    /// The claim if `unit` is assigned to a side. Without this knowledge, a claim takes for granted
-    /// that each request is assigned. A claim that is weaker for another reason is kept.
+    /// The claim if `unit` is assigned to a side, and the counters count `counted`. Without this
+    /// knowledge, a claim takes for granted that each request is assigned and counted. A claim that
+    /// is weaker for another reason is kept.
     #[must_use]
-    pub const fn for_unit(self, unit: RoutedUnit) -> Self {
+    pub fn for_unit(self, unit: RoutedUnit, counted: RoutedUnit) -> Self {
         match (unit, self) {
             (RoutedUnit::Request, _)
             | (_, Self::LimitedByPods { .. } | Self::NotClaimed { .. }) => self,
+            (_, Self::PerRequest) if unit == counted => Self::PerCountedUnit { unit },
+            (_, Self::Gateway { k, .. }) if unit == counted => Self::Gateway { k, unit },
+            (_, Self::Unlearned { errors, .. }) if unit == counted => {
+                Self::Unlearned { errors, unit }
+            }
+            _ if unit == counted => self,
             _ => Self::PerUnit { unit },
         }
     }
@@ -200,6 +252,12 @@ impl Claim {
             Self::PerRequest => {
                 format!("{what} {one_in}, if requests fail independently of each other.")
             }
+            Self::Unlearned { errors, unit } => format!(
+                "{what} {one_in}, if {}s fail independently of each other. Stable failed only {} times \
+                 before the release, too few to show whether they do.",
+                unit.name(),
+                thousands(errors.round())
+            ),
             Self::Clustered {
                 k,
                 learned: TemperSource::Configured,
@@ -215,11 +273,26 @@ impl Claim {
                  estimated).",
                 significant(*k)
             ),
-            Self::Gateway { k } => format!(
+            Self::PerCountedUnit { unit } => format!(
+                "{what} {one_in}, if {}s fail independently of each other. They are assigned to a \
+                 side as a whole, and the counters count them.",
+                unit.name()
+            ),
+            Self::Gateway {
+                k,
+                unit: RoutedUnit::Request,
+            } => format!(
                 "{what} {one_in}, if each request is routed by chance to pods that are alike, and \
                  errors cluster no more than stable's so far (k = {}, estimated). The metrics do not \
                  distinguish pods, so neither clients that stick to one side nor pods that differ \
                  are seen.",
+                significant(*k)
+            ),
+            Self::Gateway { k, unit } => format!(
+                "{what} {one_in}, if each {} is routed by chance to pods that are alike, and errors \
+                 cluster no more than stable's so far (k = {}, estimated). The metrics do not distinguish \
+                 pods, so pods that differ are not seen.",
+                unit.name(),
                 significant(*k)
             ),
             Self::PerUnit { unit } => format!(
@@ -240,17 +313,29 @@ impl Claim {
                 thousands(*arrangements),
                 thousands(threshold.round())
             ),
-            Self::NotClaimed {
-                reason: UnclaimedReason::ClustersLast { k },
+            Self::NotClaimed { reason } => reason.sentence(),
+        }
+    }
+}
+
+impl UnclaimedReason {
+    /// The sentence for operators.
+    fn sentence(&self) -> String {
+        match self {
+            Self::PlaceboRolledBack {
+                hours_with_rollback,
+                hours,
             } => format!(
+                "No bound on false rollbacks is claimed: in {hours_with_rollback} of the {hours} hours \
+                 before the release, the rule would have rolled back stable's own pods."
+            ),
+            Self::ClustersLast { k } => format!(
                 "No bound on false rollbacks is claimed: errors cluster for longer than a scrape (k = \
                  {}), as if requests were assigned by client or connection. The evidence allows for \
                  it, but only by an estimate.",
                 significant(*k)
             ),
-            Self::NotClaimed {
-                reason: UnclaimedReason::ClusteringRose { from, to },
-            } => format!(
+            Self::ClusteringRose { from, to } => format!(
                 "No bound on false rollbacks is claimed: errors cluster more than before the release \
                  (k rose from {} to {}).",
                 significant(*from),
@@ -261,227 +346,4 @@ impl Claim {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::counts::{Counts, PodCounts, Tick};
-    use crate::evidence::{Bets, TickContext};
-
-    const ALPHA: f64 = 0.01;
-
-    fn pods(errors: &[f64]) -> Vec<PodCounts> {
-        let pod = |errors: &f64| PodCounts {
-            requests: 500.0,
-            errors: *errors,
-            ..PodCounts::default()
-        };
-        errors.iter().map(pod).collect()
-    }
-
-    fn tick(index: i64, stable: &[f64], canary: &[f64]) -> Tick {
-        Tick {
-            started_ms: index * 15_000,
-            at_ms: (index + 1) * 15_000,
-            counts: Counts::new(100.0, canary.iter().sum(), 2_000.0, stable.iter().sum()),
-            stable_pods: pods(stable),
-            canary_pods: pods(canary),
-            ..Tick::default()
-        }
-    }
-
-    /// The claim after a history and a release with these errors of stable's pods in each scrape.
-    fn claim_after(
-        history: impl Fn(i64) -> Vec<f64>,
-        release: impl Fn(i64) -> Vec<f64>,
-        canary: &[f64],
-    ) -> Claim {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let mut evidence = Evidence::new(&bets, 0);
-        let ticks: Vec<_> = (0..240)
-            .map(|index| tick(index, &history(index), &[]))
-            .collect();
-        evidence.learn_dispersion(&ticks);
-        for index in 0..64 {
-            let tick = tick(index, &release(index), canary);
-            evidence.add(&bets, &tick, &TickContext::default());
-        }
-        claim(&evidence, bets.config(), ALPHA)
-    }
-
-    fn rotating(size: f64) -> impl Fn(i64) -> Vec<f64> {
-        move |index| {
-            (0..4)
-                .map(|pod| if index % 4 == pod { size } else { 0.0 })
-                .collect()
-        }
-    }
-
-    #[test]
-    fn independent_errors_support_the_bound_per_request() {
-        let claim = claim_after(rotating(1.0), rotating(1.0), &[0.0]);
-        assert_eq!(claim, Claim::PerRequest);
-        assert_eq!(
-            claim.sentence("Evidence this strong rolls back a good release", 100.0),
-            "Evidence this strong rolls back a good release at most 1 time in 100, if requests fail \
-             independently of each other."
-        );
-    }
-
-    #[test]
-    fn clusters_before_the_release_are_part_of_the_condition() {
-        let claim = claim_after(rotating(8.0), rotating(8.0), &[0.0]);
-        let Claim::Clustered { k, learned } = claim else {
-            panic!("{claim:?}");
-        };
-        assert!((k - 8.0).abs() < 0.2 && learned == TemperSource::StablePods);
-        assert!(
-            claim
-                .sentence("It", 100.0)
-                .contains("at most 1 time in 100, if errors cluster")
-        );
-    }
-
-    #[test]
-    fn clusters_that_begin_during_the_release_withdraw_the_claim() {
-        let claim = claim_after(rotating(1.0), rotating(40.0), &[0.0]);
-        assert!(claim.is_broken(), "{claim:?}");
-        let sentence = claim.sentence("It", 100.0);
-        assert!(sentence.starts_with("No bound on false rollbacks is claimed"));
-        assert!(!sentence.contains("at most"));
-    }
-
-    /// `errors` in each scrape, on the same pod for four minutes.
-    fn lasting(errors: f64) -> impl Fn(i64) -> Vec<f64> {
-        move |index| {
-            let pod = (index / 16 * 7 + index / 64) % 4;
-            (0..4)
-                .map(|number| if number == pod { errors } else { 0.0 })
-                .collect()
-        }
-    }
-
-    #[test]
-    fn clusters_that_outlast_a_scrape_are_part_of_the_condition_if_the_history_has_them() {
-        let claim = claim_after(lasting(1.0), lasting(1.0), &[0.0]);
-        assert!(
-            matches!(claim, Claim::Clustered { k, .. } if k > 10.0),
-            "{claim:?}"
-        );
-        assert!(claim.sentence("It", 100.0).contains("at most"));
-    }
-
-    #[test]
-    fn clusters_that_outlast_a_scrape_and_grow_support_no_claim() {
-        let claim = claim_after(lasting(1.0), lasting(2.5), &[0.0]);
-        let is_expected = matches!(
-            claim,
-            Claim::NotClaimed {
-                reason: UnclaimedReason::ClustersLast { .. }
-            }
-        );
-        assert!(is_expected && !claim.is_broken(), "{claim:?}");
-        assert!(!claim.sentence("It", 100.0).contains("at most"));
-    }
-
-    /// The claim at a gateway that is routed in units of `size` requests.
-    fn gateway_claim(size: f64) -> Claim {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let mut evidence = Evidence::new(&bets, 0);
-        for index in 0..60_i64 {
-            // Four of twenty units on average.
-            let canary = [3.0, 5.0, 4.0, 2.0, 6.0][usize::try_from(index * 7 % 5).unwrap()] * size;
-            let errors = f64::from(u8::from(index % 5 == 0));
-            let tick = Tick {
-                started_ms: index * 15_000,
-                at_ms: (index + 1) * 15_000,
-                counts: Counts::new(canary, errors, 20.0 * size - canary, 4.0),
-                ..Tick::default()
-            };
-            evidence.add(&bets, &tick, &TickContext::default());
-        }
-        claim(&evidence, bets.config(), ALPHA)
-    }
-
-    #[test]
-    fn a_gateway_that_assigns_clients_is_seen_in_its_requests_and_supports_no_claim() {
-        assert!(matches!(gateway_claim(1.0), Claim::Gateway { .. }));
-        assert!(matches!(gateway_claim(50.0), Claim::NotClaimed { .. }));
-    }
-
-    #[test]
-    fn pods_that_differ_limit_the_claim_by_their_arrangements() {
-        let one_bad = |_| vec![2.0, 0.0, 0.0, 0.0];
-        let claim = claim_after(one_bad, one_bad, &[0.0]);
-        assert_eq!(
-            claim,
-            Claim::LimitedByPods {
-                arrangements: 5.0,
-                canary_pods: 1,
-                stable_pods: 4
-            }
-        );
-        assert!(claim.sentence("It", 100.0).contains("5 to 1"));
-    }
-
-    #[test]
-    fn a_source_without_pods_says_so() {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let mut evidence = Evidence::new(&bets, 0);
-        let claim = claim(&evidence, bets.config(), ALPHA);
-        assert_eq!(claim, Claim::Gateway { k: 1.0 });
-        assert!(
-            claim
-                .sentence("It", 100.0)
-                .contains("do not distinguish pods")
-        );
-        evidence.add(&bets, &tick(0, &[1.0, 0.0], &[]), &TickContext::default());
-        assert!(evidence.distinguishes_pods());
-    }
-
-    #[test]
-    fn a_bound_for_requests_becomes_one_for_the_unit_that_is_assigned() {
-        let bound = Claim::PerRequest;
-        assert_eq!(bound.for_unit(RoutedUnit::Request), bound);
-        for (unit, counted) in [
-            (RoutedUnit::Client, "count clients"),
-            (RoutedUnit::Connection, "count connections"),
-        ] {
-            for bound in [bound, Claim::Gateway { k: 1.0 }] {
-                let claim = bound.for_unit(unit);
-                assert_eq!(claim, Claim::PerUnit { unit });
-                let sentence = claim.sentence("It", 100.0);
-                assert!(sentence.contains(counted), "{sentence}");
-                assert!(sentence.contains("For counted requests no bound is claimed"));
-            }
-        }
-    }
-
-    #[test]
-    fn a_weaker_claim_is_not_replaced_by_the_unit() {
-        let differing = Claim::LimitedByPods {
-            arrangements: 5.0,
-            canary_pods: 1,
-            stable_pods: 4,
-        };
-        let rose = Claim::NotClaimed {
-            reason: UnclaimedReason::ClusteringRose { from: 1.0, to: 9.0 },
-        };
-        for weaker in [differing, rose] {
-            assert_eq!(weaker.for_unit(RoutedUnit::Client), weaker);
-        }
-    }
-
-    #[test]
-    fn a_configured_temper_is_the_condition() {
-        let config = EvidenceConfig {
-            temper: Temper::Fixed(4.0),
-            ..EvidenceConfig::default()
-        };
-        let bets = Bets::new(config).unwrap();
-        let claim = claim(&Evidence::new(&bets, 0), bets.config(), ALPHA);
-        assert!(
-            claim
-                .sentence("It", 100.0)
-                .ends_with("than k = 4 allows for.")
-        );
-    }
-}
+mod tests;

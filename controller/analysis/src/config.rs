@@ -120,6 +120,10 @@ pub struct EvidenceConfig {
     pub delta1: f64,
     /// The temper, which allows for clustered errors.
     pub temper: Temper,
+    /// Margin of an estimated temper, at least 1: rollback bets are divided by `margin k` if `k` is
+    /// above 1. A margin of 1 uses the estimate as it is.
+    #[serde(default = "no_margin")]
+    pub temper_margin: f64,
     /// Weight of the share bets in the evidence, from 0 to 1. The rest is that of the tempered
     /// bets. See [`crate::share`].
     #[serde(default)]
@@ -141,6 +145,15 @@ pub struct EvidenceConfig {
     /// Additive tolerance during the warm-up.
     pub warm_up_delta: f64,
 }
+
+/// Margin of the temper unless it is configured.
+const fn no_margin() -> f64 {
+    1.0
+}
+
+/// Default margin of the temper: errors may cluster twice as much as before the release
+/// (docs/adr/0031).
+const TEMPER_MARGIN: f64 = 2.0;
 
 /// Default weight of the share bets. It costs at most `ln 16/15` = .06 of the 4.6 nats of a rollback
 /// where errors are independent (docs/adr/0022).
@@ -166,6 +179,7 @@ impl EvidenceConfig {
             delta0: DELTA0_OF_BUDGET * b,
             delta1: DELTA1_OF_BUDGET * b,
             temper: Temper::Auto,
+            temper_margin: TEMPER_MARGIN,
             share_weight: SHARE_WEIGHT,
             clip: Some(100_f64.ln()),
             form: BetForm::Poisson,
@@ -208,6 +222,7 @@ impl EvidenceConfig {
         within("delta1", self.delta1, f64::MIN_POSITIVE, 1.0)?;
         within("warmUpSeconds", self.warm_up_seconds, 0.0, 1e9)?;
         within("warmUpDelta", self.warm_up_delta, 0.0, 1.0)?;
+        within("temperMargin", self.temper_margin, 1.0, 1e6)?;
         within("shareWeight", self.share_weight, 0.0, 1.0)?;
         if let Temper::Fixed(k) = self.temper {
             within("k", k, 1.0, 1e9)?;
@@ -350,6 +365,7 @@ mod tests {
         assert_eq!(field(|config| config.delta0 = f64::NAN), "delta0");
         assert_eq!(field(|config| config.temper = Temper::Fixed(0.5)), "k");
         assert_eq!(field(|config| config.clip = Some(0.0)), "clip");
+        assert_eq!(field(|config| config.temper_margin = 0.5), "temperMargin");
         assert_eq!(field(|config| config.share_weight = 1.5), "shareWeight");
         assert_eq!(
             field(|config| config.plug_in = Some(1.5)),

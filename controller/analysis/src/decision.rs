@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::claim::claim;
+use crate::claim::{RoutedUnit, claim};
 use crate::counts::Counts;
 use crate::evidence::{Bets, Evidence};
 use crate::explain;
@@ -135,6 +135,9 @@ fn objective_evidence(
         ..
     } = *input;
     let name = &objective.config().name;
+    let settings = objective.bets().config();
+    let assumption = claim(&state.evidence, settings, config.alpha)
+        .for_unit(config.routed_unit, objective.config().counted_unit);
     let evidence = ObjectiveEvidence::from_evidence(
         name,
         objective.bets(),
@@ -146,7 +149,6 @@ fn objective_evidence(
     // Without the pods that were excluded the canary's share is smaller than its weight.
     let traffic_mismatch = traffic_mismatch(&state.evidence.at_weight, context.weight)
         .filter(|_| state.pods.excluded.is_empty());
-    let settings = objective.bets().config();
     let spent = state.evidence.excess_errors(settings)
         + state
             .pods
@@ -155,6 +157,7 @@ fn objective_evidence(
         .guard
         .map(|guard| guard.state.evidence(guard.rolls_back));
     ObjectiveEvidence {
+        assumption,
         allotment,
         spent: spent.max(0.0),
         ln_e: state.ln_e(objective.bets()),
@@ -210,7 +213,8 @@ impl ObjectiveEvidence {
             ln_e_reversed: evidence.ln_e_reversed(bets),
             ln_m_good,
             k,
-            assumption: claim(evidence, settings, config.alpha).for_unit(config.routed_unit),
+            assumption: claim(evidence, settings, config.alpha)
+                .for_unit(config.routed_unit, RoutedUnit::Request),
             allotment: None,
             spent: evidence.excess_errors(settings).max(0.0),
             needed_requests: needed.is_finite().then_some(needed.ceil()),

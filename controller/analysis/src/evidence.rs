@@ -1,9 +1,12 @@
 //! The evidence on one objective: all processes that are updated with each tick.
 
+mod baseline;
 mod bets;
 #[cfg(test)]
 mod tests;
 mod tick_context;
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +14,14 @@ use crate::arm_dispersion::ArmDispersion;
 use crate::budget::SpentBudget;
 use crate::confidence::LinearMixture;
 use crate::config::{EvidenceConfig, Temper};
-use crate::counts::{Counts, Tick};
+use crate::counts::{Counts, PodCounts, Tick};
 use crate::eprocess::{Funding, Mixture, elapsed_seconds};
 use crate::multi_scale::{MultiScaleDispersion, SerialDispersion};
 use crate::numeric::ln_add_exp;
+use crate::placebo::PlaceboSummary;
 use crate::share::{BlockShape, ShareEvidence};
 
+pub use self::baseline::BaselineCounts;
 pub use self::bets::Bets;
 pub use self::tick_context::TickContext;
 
@@ -28,7 +33,9 @@ const LASTING_BLOCK_MS: i64 = 60_000;
 /// stable's errors may be a rate that both arms share, which is harmless. So the release decides: the
 /// clusters of a tick count until its errors refute that they reach one arm as a whole, and those of
 /// longer times if requests come to the arms in clusters.
-fn gateway_temper(serial: &SerialDispersion, arm_dispersion: &ArmDispersion) -> f64 {
+///
+/// The margin is for what is assumed from before. What the release shows is no assumption.
+fn gateway_temper(serial: &SerialDispersion, arm_dispersion: &ArmDispersion, margin: f64) -> f64 {
     let of_ticks = serial.k_of_ticks();
     let assumed = if arm_dispersion.routes_in_clusters() {
         serial.k()
@@ -37,7 +44,20 @@ fn gateway_temper(serial: &SerialDispersion, arm_dispersion: &ArmDispersion) -> 
     } else {
         of_ticks
     };
-    arm_dispersion.k().max(assumed)
+    arm_dispersion.k().max(with_margin(assumed, margin))
+}
+
+/// The stable pods that are not part of the baseline. The temper is learned from them: what young
+/// pods have in common does not show how errors cluster.
+fn pods_beside(stable_pods: &[PodCounts], baseline: &[PodCounts]) -> Vec<PodCounts> {
+    let is_other = |pod: &&PodCounts| baseline.iter().all(|other| other.pod != pod.pod);
+    stable_pods.iter().filter(is_other).copied().collect()
+}
+
+/// An estimated temper with its margin. Where no clusters are seen there is none, so that independent
+/// errors cost no power.
+fn with_margin(k: f64, margin: f64) -> f64 {
+    if k > 1.0 { margin * k } else { k }
 }
 
 /// The evidence on one objective: serializable, of bounded size (2 to 6 KB as JSON), exact across
@@ -76,6 +96,15 @@ pub struct Evidence {
     /// Number of the canary's pods in the latest tick that distinguished them.
     #[serde(default)]
     canary_pods: u32,
+    /// The part of stable that the canary is compared with, if it is not all of stable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    baseline: Option<BaselineCounts>,
+    /// Errors of stable's pods from which the temper was learned before the release.
+    #[serde(default)]
+    errors_before: f64,
+    /// Placebo releases before the release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    placebo: Option<PlaceboSummary>,
     spent: SpentBudget,
 }
 
@@ -101,6 +130,9 @@ impl Evidence {
                 .then(|| ShareEvidence::new(Mixture::new(rollback))),
             initial_k: None,
             canary_pods: 0,
+            baseline: None,
+            errors_before: 0.0,
+            placebo: None,
             spent: SpentBudget::default(),
         }
     }
@@ -110,6 +142,7 @@ impl Evidence {
     /// evidence.
     pub fn learn_dispersion(&mut self, history: &[Tick]) {
         if history.iter().any(|tick| tick.stable_pods.len() > 1) {
+            self.count_errors(history);
             self.dispersion
                 .learn_history(history.iter().map(|tick| tick.stable_pods.as_slice()));
         } else {
@@ -120,8 +153,15 @@ impl Evidence {
     /// Estimates the overdispersion of longer times from sums of stable's pods over about `2^level`
     /// ticks each, in order of time. Call it before [`Self::learn_dispersion`].
     pub fn learn_coarse_dispersion(&mut self, history: &[Tick], level: usize) {
+        self.count_errors(history);
         let pods = history.iter().map(|tick| tick.stable_pods.as_slice());
         self.dispersion.learn_coarse_history(level, pods);
+    }
+
+    fn count_errors(&mut self, history: &[Tick]) {
+        let compared = history.iter().filter(|tick| tick.stable_pods.len() > 1);
+        let pods = compared.flat_map(|tick| &tick.stable_pods);
+        self.errors_before += pods.map(|pod| pod.errors).sum::<f64>();
     }
 
     /// Evidence that starts again, after a pod was excluded. What is known of stable's pods and the
@@ -134,6 +174,8 @@ impl Evidence {
             arm_dispersion: self.arm_dispersion.clone(),
             initial_k: self.initial_k,
             canary_pods: self.canary_pods,
+            errors_before: self.errors_before,
+            placebo: self.placebo,
             spent: self.spent,
             ..Self::new(bets, self.began_ms)
         }
@@ -157,6 +199,26 @@ impl Evidence {
 
     /// Adds one tick. Ticks must come in order of time, each once.
     pub fn add(&mut self, bets: &Bets, tick: &Tick, context: &TickContext) {
+        self.add_compared(bets, tick, None, context);
+    }
+
+    /// Like [`Self::add`]. If the canary is compared with a part of stable only, `compared` is the
+    /// tick with the counts of that part. The other pods of stable count for the error budget and for
+    /// the temper.
+    pub fn add_compared(
+        &mut self,
+        bets: &Bets,
+        tick: &Tick,
+        compared: Option<&Tick>,
+        context: &TickContext,
+    ) {
+        if let Some(compared) = compared {
+            self.baseline.get_or_insert_default().add(compared);
+        }
+        let stable_pods = compared.map_or(Cow::Borrowed(&*tick.stable_pods), |compared| {
+            Cow::Owned(pods_beside(&tick.stable_pods, &compared.stable_pods))
+        });
+        let compared = compared.unwrap_or(tick);
         let config = bets.config();
         let counts = &tick.counts;
         self.ticks += 1;
@@ -186,14 +248,16 @@ impl Evidence {
                 share.close(bets);
             }
             self.arm_dispersion.change_weight();
-            self.learn(tick, false);
+            self.learn(tick, &stable_pods, false);
         } else {
-            let compares_arms = counts.canary_requests > 0.0 && counts.stable_requests > 0.0;
+            let of_arms = &compared.counts;
+            let compares_arms = of_arms.canary_requests > 0.0 && of_arms.stable_requests > 0.0;
             if compares_arms {
-                self.bet(bets, tick, context);
+                self.bet(bets, compared, context);
             }
             // The errors of young pods come and go, which would look like a cluster.
-            self.learn(tick, compares_arms && !context.is_warming_up(tick));
+            let learns_arms = compares_arms && !context.is_warming_up(tick);
+            self.learn(tick, &stable_pods, learns_arms);
         }
         let baseline_rate = self.baseline_rate(config);
         self.spent
@@ -214,11 +278,12 @@ impl Evidence {
         let counts = &tick.counts;
         // The temper must depend on earlier ticks only. Otherwise the bound does not hold.
         let k = self.k(config);
+        let rollback_k = self.rollback_k(config);
         let clip = config.clip.unwrap_or(f64::INFINITY);
         let delta = context.tolerance(config, tick);
         let rollback = bets
             .worse_lines(counts, config.rho0)
-            .map(|line| line.tempered(k).at(delta));
+            .map(|line| line.tempered(rollback_k).at(delta));
         self.rollback.multiply(rollback, clip);
         let shape = self.share_block(config, tick);
         if let Some(share) = &mut self.share {
@@ -229,7 +294,7 @@ impl Evidence {
         let exchanged = counts.exchanged();
         let reversed_bets = bets
             .worse_lines(&exchanged, config.rho0)
-            .map(|line| line.tempered(k).at(config.delta0));
+            .map(|line| line.tempered(rollback_k).at(config.delta0));
         self.reversed.multiply(reversed_bets, clip);
         self.worse
             .add(bets.worse_lines(counts, 1.0).map(|line| line.tempered(k)));
@@ -243,7 +308,7 @@ impl Evidence {
     fn share_block(&self, config: &EvidenceConfig, tick: &Tick) -> BlockShape {
         match config.temper {
             Temper::Auto if self.distinguishes_pods() => BlockShape {
-                k: self.dispersion.serial_k(),
+                k: with_margin(self.dispersion.serial_k(), config.temper_margin),
                 length_ms: 0,
             },
             Temper::Auto if self.clusters_last() => {
@@ -258,13 +323,13 @@ impl Evidence {
         }
     }
 
-    /// Learns the overdispersion from a tick, after it was bet on.
-    fn learn(&mut self, tick: &Tick, compares_arms: bool) {
+    /// Learns the overdispersion from a tick and its stable pods, after it was bet on.
+    fn learn(&mut self, tick: &Tick, stable_pods: &[PodCounts], compares_arms: bool) {
         if !tick.canary_pods.is_empty() {
             self.canary_pods = u32::try_from(tick.canary_pods.len()).unwrap_or(u32::MAX);
         }
-        if tick.stable_pods.len() > 1 {
-            self.dispersion.add(&tick.stable_pods);
+        if stable_pods.len() > 1 {
+            self.dispersion.add(stable_pods);
         } else if !self.dispersion.has_data() {
             self.serial.add(tick);
             if compares_arms {
@@ -295,13 +360,41 @@ impl Evidence {
             .unwrap_or(0.0)
     }
 
-    /// The temper by which the log e-values of the next tick are divided.
+    /// The temper: an estimate, or as configured. The promotion bets of the next tick, and those of the
+    /// bounds, are divided by it.
     pub fn k(&self, config: &EvidenceConfig) -> f64 {
         match config.temper {
             Temper::Auto if self.dispersion.has_data() => self.dispersion.k(),
-            Temper::Auto => gateway_temper(&self.serial, &self.arm_dispersion),
+            Temper::Auto => gateway_temper(&self.serial, &self.arm_dispersion, 1.0),
             Temper::Fixed(k) => k,
         }
+    }
+
+    /// The temper by which the rollback bets of the next tick are divided: an estimate has a margin,
+    /// because the release may differ from what it was learned from.
+    pub fn rollback_k(&self, config: &EvidenceConfig) -> f64 {
+        let margin = config.temper_margin;
+        match config.temper {
+            Temper::Auto if self.dispersion.has_data() => with_margin(self.dispersion.k(), margin),
+            Temper::Auto => gateway_temper(&self.serial, &self.arm_dispersion, margin),
+            Temper::Fixed(k) => k,
+        }
+    }
+
+    /// Errors of stable's pods from which the temper was learned before the release. 0 if pods are
+    /// not distinguished.
+    pub fn errors_before(&self) -> f64 {
+        self.errors_before
+    }
+
+    /// Records placebo releases from before the release. They only affect what is claimed.
+    pub fn record_placebo(&mut self, placebo: PlaceboSummary) {
+        self.placebo = Some(placebo);
+    }
+
+    /// Placebo releases from before the release. `None` if there are none.
+    pub fn placebo(&self) -> Option<PlaceboSummary> {
+        self.placebo
     }
 
     /// The temper with which the release began. `None` before the first tick.
@@ -312,6 +405,19 @@ impl Evidence {
     /// Number of the canary's pods in the latest tick that distinguished them, or 0.
     pub fn canary_pods(&self) -> u32 {
         self.canary_pods
+    }
+
+    /// The part of stable that the canary is compared with. `None` if it is all of stable.
+    pub fn baseline(&self) -> Option<&BaselineCounts> {
+        self.baseline.as_ref()
+    }
+
+    /// Number of the stable pods that the canary was last compared with, or 0.
+    pub fn compared_stable_pods(&self) -> u32 {
+        match &self.baseline {
+            Some(baseline) => baseline.pods,
+            None => self.dispersion.latest_pods(),
+        }
     }
 
     /// What is known of stable's pods.

@@ -28,6 +28,9 @@ pub struct LineEvaluatorConfig {
     pub delta1: Option<f64>,
     /// The temper: a number of at least 1, or `auto` (the default).
     pub k: Option<TemperSetting>,
+    /// Margin of an estimated temper, at least 1. Defaults to 1, which gives the published results.
+    /// The controller uses 2.
+    pub temper_margin: Option<f64>,
     /// Weight of the share bets, from 0 to 1. Defaults to 0, which gives the published results. The
     /// controller uses 0.0625.
     pub share_weight: Option<f64>,
@@ -107,6 +110,7 @@ impl LineEvaluatorConfig {
                 Some(TemperSetting::Fixed(k)) => Temper::Fixed(k),
                 Some(TemperSetting::Word(AutoKeyword::Auto)) | None => Temper::Auto,
             },
+            temper_margin: self.temper_margin.unwrap_or(1.0),
             share_weight: self.share_weight.unwrap_or(0.0),
             clip: match self.clip {
                 Some(ClipSetting::Nats(clip)) => Some(clip),

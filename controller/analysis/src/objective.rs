@@ -1,7 +1,10 @@
 //! One objective of one rollout: samples in, evidence out.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use crate::claim::RoutedUnit;
 use crate::config::{ConfigError, EvidenceConfig, within};
 use crate::counters::{CounterConfig, RoundBuilder, Rounds, SampleBatch};
 use crate::counts::{Counts, PodId, Tick};
@@ -33,6 +36,9 @@ pub struct ObjectiveConfig {
     /// differ, and the temper is learned from the course of time.
     #[serde(default = "default_sources_are_pods")]
     pub sources_are_pods: bool,
+    /// What the counters count. Only the stated condition of the bound depends on it.
+    #[serde(default)]
+    pub counted_unit: RoutedUnit,
 }
 
 const fn default_sources_are_pods() -> bool {
@@ -72,6 +78,7 @@ impl ObjectiveConfig {
             settle_ms,
             selector_verified: false,
             sources_are_pods: default_sources_are_pods(),
+            counted_unit: RoutedUnit::Request,
         }
     }
 }
@@ -220,6 +227,8 @@ pub struct Objective {
     config: ObjectiveConfig,
     bets: Bets,
     counters: RoundBuilder,
+    /// The stable pods that the canary is compared with. `None` if these are all.
+    baseline: Option<BTreeSet<PodId>>,
 }
 
 impl Objective {
@@ -250,6 +259,7 @@ impl Objective {
                 config,
                 bets,
                 counters,
+                baseline: None,
             },
             state,
         ))
@@ -275,6 +285,7 @@ impl Objective {
             config,
             bets,
             counters,
+            baseline: None,
         })
     }
 
@@ -306,6 +317,28 @@ impl Objective {
         self.config.settle_ms = timing.settle_ms;
         self.config.stale_after_ms = timing.stale_after_ms;
         self.counters.set_config(timing.counters);
+    }
+
+    /// Sets the stable pods that the canary is compared with from the next observation on, or all if
+    /// `None`. They must be chosen without knowledge of their errors, for example by age. All stable
+    /// pods still count for the error budget and for the temper.
+    pub fn set_baseline(&mut self, pods: Option<BTreeSet<PodId>>) {
+        self.baseline = pods;
+    }
+
+    /// The tick as the bets see it: with the counts of the baseline pods as those of stable. `None`
+    /// if all stable pods are compared.
+    fn compared(&self, tick: &Tick) -> Option<Tick> {
+        let baseline = self.baseline.as_ref()?;
+        let pods = || {
+            let pods = tick.stable_pods.iter();
+            pods.filter(|pod| baseline.contains(&pod.pod))
+        };
+        let mut compared = tick.clone();
+        compared.counts.stable_requests = pods().map(|pod| pod.requests).sum();
+        compared.counts.stable_errors = pods().map(|pod| pod.errors).sum();
+        compared.stable_pods = pods().copied().collect();
+        Some(compared)
     }
 
     /// Allows for samples that arrive with an additional delay, in milliseconds. It is added to the
@@ -403,6 +436,8 @@ impl Objective {
         round_at_ms: i64,
         context: &RoundContext,
     ) -> RoundReport {
+        let mut baseline_at_ms = None;
+        let at_ms = |tick: &Tick| tick.at_ms;
         for tick in &mut rounds.ticks {
             if !self.config.sources_are_pods {
                 tick.stable_pods.clear();
@@ -412,13 +447,22 @@ impl Objective {
             let kept = state
                 .pods
                 .add(tick, context.weight_changed_at_ms, baseline_rate);
+            let tick_context = context.of_tick(&kept);
+            let compared = self.compared(&kept);
+            let has_pods = |tick: &&Tick| !tick.stable_pods.is_empty();
+            baseline_at_ms = baseline_at_ms.max(compared.as_ref().filter(has_pods).map(at_ms));
             state
                 .evidence
-                .add(&self.bets, &kept, &context.of_tick(&kept));
+                .add_compared(&self.bets, &kept, compared.as_ref(), &tick_context);
         }
         state.round_at_ms = round_at_ms;
         state.canary_at_ms = state.canary_at_ms.max(rounds.canary_at_ms);
-        state.stable_at_ms = state.stable_at_ms.max(rounds.stable_at_ms);
+        // Without samples of the baseline there is nothing to compare.
+        let stable_at_ms = match self.baseline {
+            Some(_) => baseline_at_ms,
+            None => rounds.stable_at_ms,
+        };
+        state.stable_at_ms = state.stable_at_ms.max(stable_at_ms);
         state.canary_requests_at_ms = state
             .canary_requests_at_ms
             .max(rounds.canary_requests_at_ms);

@@ -1,83 +1,206 @@
-//! A placebo: the rule on stable's own pods before a release, as if each of them in turn were the
+//! Placebo releases: the rule on stable's own pods in past hours, as if each of them in turn were the
 //! canary. All of them run the same version, so whatever the rule finds is a false alarm.
+//!
+//! Where the bound holds, a placebo release is rolled back with probability at most `alpha`, whatever
+//! happened in the hours before it. So the number of hours with a false alarm is at most binomial,
+//! and [`Placebo::refutation`] is the significance of a test of the bound itself.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::counts::{Counts, PodCounts, Tick};
 use crate::evidence::{Bets, Evidence, TickContext};
+use crate::format::{percent, thousands};
 
-/// At most this many pods take the part of the canary.
+/// Usual length of a placebo release, in milliseconds.
+pub const HOUR_MS: i64 = 3_600_000;
+/// Maximum number of hours, which bounds the cost.
+pub const MAX_HOURS: usize = 168;
+/// At most this many pods take the part of the canary in an hour.
 const MAX_PODS: usize = 16;
 /// A placebo needs at least this many pods, so that the others can be compared with each other.
 const MIN_PODS: usize = 3;
+/// The history before the hour before a release is added up in steps of at least this length, as
+/// before a real release, in milliseconds.
+const COARSE_STEP_MS: i64 = 300_000;
+/// Significance at which the bound counts as refuted.
+const REFUTED: f64 = 0.01;
 
-/// The result of a placebo.
+/// The placebo releases of one hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Placebo {
-    /// Duration of the ticks in which a pod was the canary, in hours.
-    pub hours: f64,
+pub struct PlaceboHour {
+    /// Start in milliseconds since the epoch.
+    pub began_ms: i64,
+    /// End in milliseconds since the epoch.
+    pub ended_ms: i64,
     /// Number of pods that were the canary, one after the other.
     pub pods: u32,
     /// Number of these pods that the rule would have rolled back.
-    pub would_have_rolled_back: u32,
+    pub rolled_back: u32,
     /// `ln E`: the strongest evidence against one of the pods.
     pub ln_e: f64,
+    /// Identity of that pod, see [`crate::PodId::or_position`].
+    pub pod: u64,
 }
 
-/// Applies the rule with level `alpha` to each of stable's pods in turn. The first half of `history`,
-/// in order of time, is the history of the placebo, and the second half its release.
-pub fn placebo(history: &[Tick], bets: &Bets, alpha: f64) -> Placebo {
-    let (before, during) = history.split_at(history.len() / 2);
-    let Some(first) = during.first() else {
-        return Placebo::default();
-    };
-    let mut canaries: Vec<u64> = Vec::new();
-    for tick in during {
-        for (position, pod) in tick.stable_pods.iter().enumerate() {
-            let identity = pod.pod.or_position(position);
-            if canaries.len() < MAX_PODS && !canaries.contains(&identity) {
-                canaries.push(identity);
-            }
-        }
-    }
-    if canaries.len() < MIN_PODS {
-        return Placebo::default();
-    }
+/// What an analysis keeps of placebo releases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlaceboSummary {
+    /// Number of hours.
+    pub hours: u32,
+    /// Number of hours in which at least one pod would have been rolled back.
+    pub hours_with_rollback: u32,
+    /// Whether so many would be rare if the bound held.
+    pub refutes_bound: bool,
+}
+
+/// The placebo releases of several hours, in order of time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placebo {
+    /// Maximum probability of a false rollback that the rule promises.
+    pub alpha: f64,
+    /// The hours. Hours without sufficient data are omitted.
+    pub hours: Vec<PlaceboHour>,
+}
+
+/// Applies the rule with level `alpha` to each of stable's pods in turn, in each period of `hour_ms`
+/// before the end of `ticks`, which are in order of time. The first period is history only. With less
+/// than two of them, the first half is the history and the second half the release.
+pub fn placebo(ticks: &[Tick], hour_ms: i64, bets: &Bets, alpha: f64) -> Placebo {
     let mut result = Placebo {
-        hours: hours(during),
-        ..Placebo::default()
+        alpha,
+        hours: Vec::new(),
     };
-    for canary in canaries {
-        let without: Vec<_> = before
-            .iter()
-            .map(|tick| with_canary(tick, canary))
-            .collect();
-        let mut evidence = Evidence::new(bets, first.started_ms);
-        evidence.learn_dispersion(&without);
-        let mut strongest = 0.0_f64;
-        for tick in during {
-            evidence.add(bets, &with_canary(tick, canary), &TickContext::default());
-            strongest = strongest.max(evidence.ln_e(bets));
-        }
-        result.pods += 1;
-        result.would_have_rolled_back += u32::from(strongest >= -alpha.ln());
-        result.ln_e = result.ln_e.max(strongest);
+    let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
+        return result;
+    };
+    let span_ms = last.at_ms.saturating_sub(first.started_ms);
+    let hour_ms = hour_ms.clamp(1, (span_ms / 2).max(1));
+    let hours = usize::try_from(span_ms / hour_ms).unwrap_or(0);
+    for ago in (0..hours.saturating_sub(1).min(MAX_HOURS)).rev() {
+        let ago_ms = hour_ms.saturating_mul(i64::try_from(ago).unwrap_or(i64::MAX));
+        let ended_ms = last.at_ms.saturating_sub(ago_ms);
+        let began_ms = ended_ms.saturating_sub(hour_ms);
+        let index = |at_ms: i64| ticks.partition_point(|tick| tick.started_ms < at_ms);
+        let (before, rest) = ticks.split_at(index(began_ms));
+        let hour_ticks = &rest[..rest.partition_point(|tick| tick.at_ms <= ended_ms)];
+        let (long_ago, before) =
+            before.split_at(index(began_ms.saturating_sub(hour_ms)).min(before.len()));
+        let hour = Hour {
+            long_ago,
+            before,
+            hour_ticks,
+        };
+        result.hours.extend(
+            hour.releases(bets, alpha)
+                .filter(|hour| hour.pods > 0)
+                .map(|hour| PlaceboHour {
+                    began_ms,
+                    ended_ms,
+                    ..hour
+                }),
+        );
     }
     result
 }
 
-fn hours(ticks: &[Tick]) -> f64 {
-    let total_ms: i64 = ticks
-        .iter()
-        .map(|tick| tick.at_ms.saturating_sub(tick.started_ms).max(0))
-        .sum();
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a span of milliseconds is far below 2^53"
-    )]
-    let hours = total_ms as f64 / 3_600_000.0;
-    hours
+/// The ticks of one hour and of its history.
+struct Hour<'a> {
+    long_ago: &'a [Tick],
+    before: &'a [Tick],
+    hour_ticks: &'a [Tick],
+}
+
+impl Hour<'_> {
+    /// The placebo releases of all pods. `None` without sufficient data.
+    fn releases(&self, bets: &Bets, alpha: f64) -> Option<PlaceboHour> {
+        let first = self.hour_ticks.first()?;
+        let pods = self.old_pods();
+        if pods.len() < MIN_PODS {
+            return None;
+        }
+        let level = coarse_level(first);
+        let coarse = added_up(self.long_ago, level);
+        let mut result = PlaceboHour::default();
+        for canary in pods.into_iter().take(MAX_PODS) {
+            let without = |ticks: &[Tick]| -> Vec<Tick> {
+                ticks.iter().map(|tick| with_canary(tick, canary)).collect()
+            };
+            let mut evidence = Evidence::new(bets, first.started_ms);
+            evidence.learn_coarse_dispersion(&without(&coarse), level);
+            evidence.learn_dispersion(&without(self.before));
+            let mut strongest = 0.0_f64;
+            for tick in self.hour_ticks {
+                evidence.add(bets, &with_canary(tick, canary), &TickContext::default());
+                strongest = strongest.max(evidence.ln_e(bets));
+            }
+            result.pods += 1;
+            result.rolled_back += u32::from(strongest >= -alpha.ln());
+            if result.pods == 1 || strongest > result.ln_e {
+                result.ln_e = strongest;
+                result.pod = canary;
+            }
+        }
+        Some(result)
+    }
+
+    /// The pods that served before the hour and in it. Pods in their warm-up may fail more often.
+    fn old_pods(&self) -> Vec<u64> {
+        let serving = |ticks: &[Tick]| -> BTreeSet<u64> {
+            let pods = ticks.iter().flat_map(|tick| {
+                let pods = tick.stable_pods.iter().enumerate();
+                let serving = pods.filter(|(_, pod)| pod.requests > 0.0);
+                serving.map(|(position, pod)| pod.pod.or_position(position))
+            });
+            pods.collect()
+        };
+        let old = serving(self.before);
+        serving(self.hour_ticks)
+            .into_iter()
+            .filter(|pod| old.contains(pod))
+            .collect()
+    }
+}
+
+/// The power of two of ticks whose sums are steps of some minutes.
+fn coarse_level(tick: &Tick) -> usize {
+    let mut step_ms = tick.at_ms.saturating_sub(tick.started_ms).max(1);
+    let mut level = 0;
+    while step_ms < COARSE_STEP_MS {
+        step_ms *= 2;
+        level += 1;
+    }
+    level
+}
+
+/// Sums of `2^level` successive ticks, by pod.
+fn added_up(ticks: &[Tick], level: usize) -> Vec<Tick> {
+    let sum = |ticks: &[Tick]| {
+        let mut pods: BTreeMap<u64, PodCounts> = BTreeMap::new();
+        for tick in ticks {
+            for (position, pod) in tick.stable_pods.iter().enumerate() {
+                let sum = pods
+                    .entry(pod.pod.or_position(position))
+                    .or_insert(PodCounts {
+                        pod: pod.pod,
+                        ..PodCounts::default()
+                    });
+                sum.requests += pod.requests;
+                sum.errors += pod.errors;
+            }
+        }
+        Tick {
+            started_ms: ticks.first().map_or(0, |tick| tick.started_ms),
+            at_ms: ticks.last().map_or(0, |tick| tick.at_ms),
+            stable_pods: pods.into_values().collect(),
+            ..Tick::default()
+        }
+    };
+    ticks.chunks(1 << level.min(20)).map(sum).collect()
 }
 
 /// The tick with one of stable's pods as the canary.
@@ -101,7 +224,103 @@ fn with_canary(tick: &Tick, canary: u64) -> Tick {
         counts,
         stable_pods,
         canary_pods,
-        ..Tick::default()
+        counts_since_ms: tick.counts_since_ms,
+    }
+}
+
+impl Placebo {
+    /// Number of placebo releases.
+    pub fn releases(&self) -> u32 {
+        self.hours.iter().map(|hour| hour.pods).sum()
+    }
+
+    /// Number of placebo releases that would have been rolled back.
+    pub fn rolled_back(&self) -> u32 {
+        self.hours.iter().map(|hour| hour.rolled_back).sum()
+    }
+
+    /// Number of hours in which at least one of them would have been.
+    pub fn hours_with_rollback(&self) -> usize {
+        self.hours
+            .iter()
+            .filter(|hour| hour.rolled_back > 0)
+            .count()
+    }
+
+    /// The largest probability, if the bound holds, of this number of hours with a false alarm, or of
+    /// more. In an hour with `P` placebo releases it is at most `P alpha`, whatever happened before.
+    pub fn refutation(&self) -> f64 {
+        // The probability of each number of hours. The last element also counts all larger ones.
+        let mut numbers = vec![0.0; self.hours_with_rollback() + 1];
+        numbers[0] = 1.0;
+        let last = numbers.len() - 1;
+        for hour in &self.hours {
+            let chance = (f64::from(hour.pods) * self.alpha).min(1.0);
+            for number in (0..=last).rev() {
+                let stays = if number == last { 1.0 } else { 1.0 - chance };
+                let comes = number.checked_sub(1).map_or(0.0, |fewer| numbers[fewer]);
+                numbers[number] = numbers[number] * stays + comes * chance;
+            }
+        }
+        numbers[last]
+    }
+
+    /// What an analysis keeps.
+    pub fn summary(&self) -> PlaceboSummary {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        PlaceboSummary {
+            hours: number(self.hours.len()),
+            hours_with_rollback: number(self.hours_with_rollback()),
+            refutes_bound: self.refutes_bound(),
+        }
+    }
+
+    /// Whether the bound is refuted for this service: so many false alarms would be rare.
+    pub fn refutes_bound(&self) -> bool {
+        self.hours_with_rollback() > 0 && self.refutation() <= REFUTED
+    }
+
+    /// One or two sentences for operators.
+    pub fn sentence(&self) -> String {
+        let (releases, rolled_back) = (self.releases(), self.rolled_back());
+        let hours = self.hours.len();
+        if releases == 0 {
+            return format!(
+                "No placebo release: they need at least {MIN_PODS} stable pods that serve for two \
+                 hours and are counted separately."
+            );
+        }
+        let count = thousands(f64::from(releases));
+        let span = if hours == 1 {
+            "the last hour".to_owned()
+        } else {
+            format!("the last {hours} hours")
+        };
+        if rolled_back == 0 {
+            return format!(
+                "None of your own pods would have been rolled back in {span} ({count} placebo \
+                 releases)."
+            );
+        }
+        let span = if hours == 1 {
+            span
+        } else {
+            format!("{} of {span}", self.hours_with_rollback())
+        };
+        let found = format!(
+            "Your own pods would have been rolled back in {span} ({} of {count} placebo releases).",
+            thousands(f64::from(rolled_back)),
+        );
+        let bound = format!("1 in {}", thousands((1.0 / self.alpha).round()));
+        if self.refutes_bound() {
+            format!(
+                "{found} If the bound of {bound} held, so many hours would have \
+                 a probability of at most {}. The bound does not hold for this service.",
+                percent(self.refutation())
+            )
+        } else {
+            format!("{found} That is compatible with a bound of {bound}.")
+        }
     }
 }
 
@@ -110,8 +329,9 @@ mod tests {
     use super::*;
     use crate::EvidenceConfig;
 
-    fn history(errors: impl Fn(i64, i64) -> f64) -> Vec<Tick> {
-        (0..240)
+    /// Hours of scrapes of 15 s with these errors of each of four pods.
+    fn history(hours: i64, errors: impl Fn(i64, i64) -> f64) -> Vec<Tick> {
+        (0..hours * 240)
             .map(|index| Tick {
                 started_ms: index * 15_000,
                 at_ms: (index + 1) * 15_000,
@@ -128,33 +348,106 @@ mod tests {
     }
 
     fn placebo_of(history: &[Tick]) -> Placebo {
-        placebo(
-            history,
-            &Bets::new(EvidenceConfig::default()).unwrap(),
-            0.01,
-        )
+        let bets = Bets::new(EvidenceConfig::default()).unwrap();
+        placebo(history, HOUR_MS, &bets, 0.01)
+    }
+
+    fn rotating(index: i64, pod: i64) -> f64 {
+        f64::from(u8::from(index % 4 == pod))
     }
 
     #[test]
     fn pods_that_are_alike_are_not_rolled_back() {
-        let result = placebo_of(&history(|index, pod| f64::from(u8::from(index % 4 == pod))));
-        assert_eq!((result.pods, result.would_have_rolled_back), (4, 0));
-        assert!((result.hours - 0.5).abs() < 0.01, "{}", result.hours);
+        let result = placebo_of(&history(3, rotating));
+        assert_eq!((result.hours.len(), result.releases()), (2, 8));
+        assert_eq!((result.rolled_back(), result.refutes_bound()), (0, false));
+        assert_eq!(
+            result.sentence(),
+            "None of your own pods would have been rolled back in the last 2 hours (8 placebo \
+             releases)."
+        );
+        assert_eq!(result.hours[0].began_ms, HOUR_MS);
+        assert_eq!(result.hours[1].ended_ms, 3 * HOUR_MS);
     }
 
     #[test]
-    fn a_pod_that_begins_to_fail_is_rolled_back() {
-        let fails = |index, pod| if index > 150 && pod == 2 { 20.0 } else { 1.0 };
-        assert_eq!(placebo_of(&history(fails)).would_have_rolled_back, 1);
+    fn a_pod_that_begins_to_fail_is_rolled_back_in_its_hour() {
+        let result = placebo_of(&history(4, |index, pod| {
+            if (500..600).contains(&index) && pod == 2 {
+                20.0
+            } else {
+                rotating(index, pod)
+            }
+        }));
+        let rolled_back: Vec<_> = result.hours.iter().map(|hour| hour.rolled_back).collect();
+        assert_eq!(rolled_back, [0, 1, 0]);
+        assert_eq!(result.hours[1].pod, 3, "the third position");
+        let sentence = result.sentence();
+        assert!(
+            sentence.starts_with(
+                "Your own pods would have been rolled back in 1 of the last 3 hours (1 of 12"
+            ),
+            "{sentence}"
+        );
+        assert!(sentence.contains("compatible"), "{sentence}");
     }
 
     #[test]
-    fn too_few_pods_give_no_placebo() {
-        let mut ticks = history(|_, _| 1.0);
+    fn a_short_history_is_halved() {
+        let ticks = &history(1, rotating)[..120];
+        let result = placebo_of(ticks);
+        assert_eq!((result.hours.len(), result.releases()), (1, 4));
+        assert_eq!(result.hours[0].began_ms, 900_000);
+    }
+
+    #[test]
+    fn the_number_of_hours_is_bounded() {
+        let ticks = history(1, rotating);
+        let bets = Bets::new(EvidenceConfig::default()).unwrap();
+        let result = placebo(&ticks, 15_000, &bets, 0.01);
+        assert_eq!(result.hours.len(), MAX_HOURS);
+    }
+
+    #[test]
+    fn the_significance_is_that_of_the_binomial_distribution() {
+        let hour = |rolled_back| PlaceboHour {
+            pods: 4,
+            rolled_back,
+            ..PlaceboHour::default()
+        };
+        let placebo = |alarms: usize| Placebo {
+            alpha: 0.01,
+            hours: (0..24)
+                .map(|index| hour(u32::from(index < alarms)))
+                .collect(),
+        };
+        // 1 - .96^24, and the same for three and more.
+        assert!((placebo(0).refutation() - 1.0).abs() < 1e-12);
+        assert!((placebo(1).refutation() - 0.624_587).abs() < 1e-5);
+        assert!((placebo(3).refutation() - 0.069_288).abs() < 1e-5);
+        assert!(!placebo(3).refutes_bound() && placebo(5).refutes_bound());
+        let sentence = placebo(6).sentence();
+        assert!(sentence.contains("6 of the last 24 hours"), "{sentence}");
+        assert!(sentence.ends_with("The bound does not hold for this service."));
+    }
+
+    #[test]
+    fn too_few_or_new_pods_give_no_placebo() {
+        let mut ticks = history(2, |_, _| 1.0);
         for tick in &mut ticks {
             tick.stable_pods.truncate(2);
         }
-        assert_eq!(placebo_of(&ticks), Placebo::default());
-        assert_eq!(placebo_of(&[]), Placebo::default());
+        let result = placebo_of(&ticks);
+        assert_eq!(result.releases(), 0);
+        assert!(result.sentence().contains("at least 3 stable pods"));
+        assert!(placebo_of(&[]).hours.is_empty());
+        // All pods but two begin in the second hour.
+        let mut ticks = history(2, |_, _| 1.0);
+        for tick in &mut ticks[..240] {
+            for pod in &mut tick.stable_pods[2..] {
+                pod.requests = 0.0;
+            }
+        }
+        assert_eq!(placebo_of(&ticks).releases(), 0);
     }
 }

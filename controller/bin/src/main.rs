@@ -33,7 +33,10 @@ fn main() -> anyhow::Result<()> {
         )
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serin_runtime::run::run(config));
+    // In a task of its own, not in this thread: it hands out the reconciles, and each would otherwise
+    // wake this thread and then a worker.
+    let controller = runtime.spawn(serin_runtime::run::run(config));
+    let result = runtime.block_on(controller);
     runtime.shutdown_timeout(EXIT_TIMEOUT);
-    Ok(result?)
+    Ok(result??)
 }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crate::command::Command;
 use crate::context::{Context, Transition};
+use crate::hold::Hold;
 use crate::holds::Holds;
-use crate::observed::ReplicaSetView;
+use crate::observed::{Observed, ReplicaSetView};
+use crate::plan::Plan;
 use crate::progress;
-use crate::state::{Abort, AbortCause, ReleaseResult, Stage};
+use crate::state::{Abort, AbortCause, Phase, ReleaseResult, Stage, State};
 use crate::text::{Message, UserName};
 use crate::units::{Revision, saturating_add};
 
@@ -31,19 +33,25 @@ pub(crate) fn on_breach(cx: &Context<'_>, transition: &mut Transition) {
         return;
     }
     let canary = cx.observed.replica_sets.get(&revision);
-    if let Some(message) = canary.and_then(|canary| describe_crash(cx, canary)) {
+    let crash = canary.and_then(|canary| describe_crash(cx.plan, cx.observed, canary));
+    if let Some(message) = crash {
         let cause = AbortCause::PodCrash;
         abort(cx, transition, revision, cause, message, None);
     }
 }
 
-fn describe_crash(cx: &Context<'_>, canary: &ReplicaSetView) -> Option<String> {
+/// Why canary pods count as crashing. `None` if they do not.
+pub(crate) fn describe_crash(
+    plan: &Plan,
+    observed: &Observed,
+    canary: &ReplicaSetView,
+) -> Option<String> {
     let (name, restarts) = (&canary.name, canary.restarts);
-    let limit = cx.plan.canary().pod_restart_limit;
+    let limit = plan.canary().pod_restart_limit;
     if canary.crash.as_deref() == Some(CRASH_LOOP) {
         return Some(format!("a canary pod of {name} is in {CRASH_LOOP}"));
     }
-    let excess = restarts.saturating_sub(expected_restarts(cx, canary));
+    let excess = restarts.saturating_sub(expected_restarts(observed, canary));
     (excess >= limit).then(|| {
         format!(
             "containers of canary pods of {name} restarted {restarts} times since the release \
@@ -54,9 +62,9 @@ fn describe_crash(cx: &Context<'_>, canary: &ReplicaSetView) -> Option<String> {
 
 /// The restarts of canary pods for reasons that they share with stable pods, such as a restart of
 /// the node: as many per pod as stable has.
-fn expected_restarts(cx: &Context<'_>, canary: &ReplicaSetView) -> u32 {
-    let revision = cx.observed.state.stable_revision.as_ref();
-    let stable = revision.and_then(|revision| cx.observed.replica_sets.get(revision));
+fn expected_restarts(observed: &Observed, canary: &ReplicaSetView) -> u32 {
+    let revision = observed.state.stable_revision.as_ref();
+    let stable = revision.and_then(|revision| observed.replica_sets.get(revision));
     let Some(stable) = stable.filter(|stable| stable.current > 0) else {
         return 0;
     };
@@ -78,34 +86,46 @@ pub(crate) fn on_command(
     abort(cx, transition, revision, AbortCause::Command, message, by);
 }
 
-/// Aborts the release if its pods, its Services or the router made no progress in time.
-pub(crate) fn on_deadline(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
-    let state = &transition.state;
+/// What a release waits for beyond the progress deadline. `None` if it is not overdue.
+pub(crate) fn overdue_hold<'a>(
+    cx: &Context<'_>,
+    state: &State,
+    holds: &'a Holds,
+) -> Option<&'a Hold> {
     // The deadline does not run while a person or a step holds the release.
     if !state.is_releasing() || cx.plan.paused || state.pause.is_some() {
-        return;
+        return None;
     }
     let hold = holds
         .position()
-        .filter(|hold| hold.is_bounded_by_progress_deadline());
-    let (Some(revision), Some(overdue_at), Some(hold)) = (
-        state.current_revision.clone(),
-        progress::overdue_at(cx, state),
-        hold,
-    ) else {
-        return;
-    };
+        .filter(|hold| hold.is_bounded_by_progress_deadline())?;
+    let overdue_at = progress::overdue_at(cx, state)?;
     // A controller that has just started has not yet observed what happened while it was down.
     let deadline = cx.plan.progress_deadline;
     let may_abort_at = saturating_add(cx.observed.observed_since, deadline.min(GRACE));
-    if cx.reached(overdue_at.max(may_abort_at)) {
-        let seconds = deadline.as_secs();
-        let message = format!(
-            "{}: not within the progress deadline of {seconds} s",
-            hold.message
-        );
+    cx.reached(overdue_at.max(may_abort_at)).then_some(hold)
+}
+
+/// Aborts the release if its pods, its Services or the router made no progress in time, unless the
+/// spec only wants to know of it.
+pub(crate) fn on_deadline(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
+    let state = &transition.state;
+    let (Some(revision), Some(hold)) = (
+        state.current_revision.clone(),
+        overdue_hold(cx, state, holds),
+    ) else {
+        return;
+    };
+    let seconds = cx.plan.progress_deadline.as_secs();
+    let message = format!(
+        "{}: not within the progress deadline of {seconds} s",
+        hold.message
+    );
+    if cx.plan.progress_deadline_abort {
         let cause = AbortCause::ProgressDeadline;
         abort(cx, transition, revision, cause, message, None);
+    } else if cx.observed.state.phase != Phase::Degraded {
+        transition.warning("ProgressDeadlineExceeded", message);
     }
 }
 

@@ -44,7 +44,7 @@ impl fmt::Display for AssignmentUnit {
                 "{why}, so a client can stay on one side, and all of its errors are one observation. \
                  No bound on false rollbacks is claimed for counted requests. Remove the affinity \
                  for the release, or count sessions: sessions with an error of all sessions, as \
-                 custom counters. More canary pods reduce the effect of one client."
+                 custom counters with unit: Client. More canary pods reduce the effect of one client."
             ),
             Self::Connection { why } => write!(
                 formatter,
@@ -52,7 +52,8 @@ impl fmt::Display for AssignmentUnit {
                  of its errors are one observation. No bound on false rollbacks is claimed for \
                  counted requests. Use a router or a mesh that assigns each request, limit the age \
                  of connections, or count connections with an error of all connections, as custom \
-                 counters. More canary pods reduce the effect of one connection."
+                 counters with unit: Connection. More canary pods reduce the effect of one \
+                 connection."
             ),
         }
     }

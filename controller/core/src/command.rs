@@ -84,6 +84,8 @@ pub enum Verb {
     Override,
     /// Give the pods to a Deployment, without a restart.
     GiveBack,
+    /// Replace the pods of the stable revision, without a release.
+    Restart,
 }
 
 impl Verb {
@@ -99,6 +101,7 @@ impl Verb {
             Self::SkipStep => "skipStep",
             Self::Override => "override",
             Self::GiveBack => "giveBack",
+            Self::Restart => "restart",
         }
     }
 }

@@ -14,7 +14,10 @@ use crate::plan::Step;
 use crate::state::{COMMANDS_LIMIT, HandledCommand, Pause, PauseReason, Stage};
 use crate::text::UserName;
 use crate::units::saturating_add;
-use crate::{abort, freeze_override, promotion, release_analysis, spec_change, steps, workload};
+use crate::{
+    abort, freeze_override, guardrail_holds, promotion, release_analysis, restart, spec_change,
+    steps, workload,
+};
 
 /// Time after which a command that was not handled is refused: the release may have changed in ways
 /// that its requester did not foresee. An abort is always carried out.
@@ -225,6 +228,7 @@ fn carry_out(cx: &Context<'_>, transition: &mut Transition, command: &Command) -
         }
         Verb::Override => freeze_override::lift(cx, transition, command),
         Verb::GiveBack => workload::give_back(cx, transition, command),
+        Verb::Restart => restart::begin(cx, transition, command),
     }
 }
 
@@ -301,6 +305,15 @@ fn retry(cx: &Context<'_>, transition: &mut Transition) -> CommandOutcome {
     let Some(revision) = state.current_revision.clone().filter(|_| is_aborted) else {
         return CommandOutcome::refused("no aborted release to retry");
     };
+    if let Some((code, problem)) = cx.observed.policy_problem() {
+        return CommandOutcome::refused(format!("{code}: {problem}"));
+    }
+    if let Some(hold) = guardrail_holds::before_start(cx, state, &revision) {
+        return CommandOutcome::refused(format!(
+            "the revision does not meet a guardrail ({}): {}",
+            hold.code, hold.message
+        ));
+    }
     spec_change::begin_release(cx, transition, revision.clone());
     CommandOutcome::done(format!(
         "revision {revision} starts again from its first step"

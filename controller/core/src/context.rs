@@ -109,6 +109,10 @@ impl Transition {
         if matches!(stage, Stage::Aborted | Stage::Stable) {
             self.state.release_started_at = None;
             self.state.release_analysis = None;
+            self.state.release_guardrails = None;
+            for policy in &mut self.state.release_policies {
+                policy.defaults = None;
+            }
             self.state.progress = None;
         }
     }
@@ -162,6 +166,7 @@ pub(crate) fn test_plan() -> Plan {
     Plan {
         replicas: 1,
         progress_deadline: std::time::Duration::from_secs(600),
+        progress_deadline_abort: true,
         revision_history_limit: 10,
         rollback_window: 0,
         paused: false,
@@ -173,6 +178,8 @@ pub(crate) fn test_plan() -> Plan {
             scale_down_delay: std::time::Duration::ZERO,
             abort_scale_down_delay: std::time::Duration::ZERO,
             dynamic_stable_scale: false,
+            min_pods_per_replica_set: 0,
+            replica_progress_threshold: None,
             pace: Pace::Steps(Vec::new()),
             analysis: None,
             pod_restart_limit: 2,

@@ -12,8 +12,8 @@ use crate::observed::Observed;
 use crate::plan::Plan;
 use crate::release_analysis::effective_plan;
 use crate::{
-    abort, commands, growth, incompatible, progress, quarantine, release_analysis, replicas,
-    spec_change, status_message, step_down, steps, target, workload,
+    abort, baseline, commands, growth, incompatible, progress, quarantine, release_analysis,
+    replicas, restart, spec_change, status_message, step_down, steps, target, workload,
 };
 
 /// Decides the next state and effects of one Rollout.
@@ -107,17 +107,24 @@ pub fn decide(
     progress::record(&cx, &mut transition, &holds);
     abort::on_deadline(&cx, &mut transition, &holds);
 
+    baseline::record(&cx, &mut transition);
     let target = target::target(&cx, &transition.state);
     growth::record(&cx, &mut transition, &target);
     replicas::record(&cx, &mut transition);
     traffic::record(&cx, &mut transition, &target);
     pods::record_draining(&cx, &mut transition, &target);
+    restart::record(&cx, &mut transition);
     status_message::update(&cx, &mut transition);
     if transition.state != observed.state {
         // Not worth a write on its own.
         pods::forget_drained(&cx, &mut transition);
+        baseline::forget(&cx, &mut transition);
     }
 
+    if let Some(at) = observed.guardrails.next_change {
+        // Only the deadline counts: what has changed by then is observed again.
+        let _ = cx.reached(at);
+    }
     let effects = converge(&cx, &transition.state, &target);
     invariants::check(&cx, &transition.state, &effects)?;
     Ok(complete(&cx, transition, effects, outcomes))

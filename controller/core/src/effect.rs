@@ -57,6 +57,13 @@ pub enum Effect {
         /// `spec.replicas`.
         replicas: u32,
     },
+    /// A pod is evicted, so that its ReplicaSet creates another one.
+    EvictPod {
+        /// The revision.
+        revision: Revision,
+        /// The name of the pod.
+        name: String,
+    },
     /// An empty ReplicaSet beyond the history limit is gone.
     DeleteReplicaSet {
         /// The revision.

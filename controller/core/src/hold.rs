@@ -138,6 +138,15 @@ hold_codes! {
     SpecInvalid, Spec, Start, HoldEnd::SpecChange,
     "The spec has a field that Serin cannot use. The last valid spec stays in effect.",
     "Correct the field that the message names.";
+    PolicyReferenceInvalid, Spec, Start, HoldEnd::Itself,
+    "A reference to an objective, a check or an indicator of a RolloutPolicy or an AnalysisTemplate cannot be resolved. The active plan stays in effect.",
+    "Correct the reference or the definition that the message names. `kubectl serin effective` shows what is resolved.";
+    PolicyInvalid, Spec, Start, HoldEnd::Itself,
+    "A RolloutPolicy that applies to the Rollout cannot be used, and its `failurePolicy` is Fail. The active plan stays in effect.",
+    "Correct the policy that the message names, or set its `failurePolicy` to Ignore.";
+    PolicyUnavailable, Spec, Start, HoldEnd::Itself,
+    "The RolloutPolicies of the Rollout are not known: one was deleted, or the controller may not read them. The active plan stays in effect.",
+    "Follow the message. To delete a policy for good, set its `failurePolicy` to Ignore before, or create it again with Ignore and delete it.";
     SpecPaused, Spec, Advance, HoldEnd::SpecChange,
     "`spec.paused` is true.",
     "Set `spec.paused` to false in the manifest.";
@@ -357,9 +366,83 @@ hold_codes! {
     ServiceBurning, Budget, Advance, HoldEnd::Override,
     "The service fails so often that its error budget would soon be spent. Nothing changes during an incident.",
     "Wait, or lift the freeze with `kubectl serin override --reason`. A release that reduces the errors ends it as well.";
+    GuardrailUnknown, Guardrail, Start, HoldEnd::Itself,
+    "What a guardrail depends on could not be read. What is unknown never passes.",
+    "Follow the message: grant the access, install the kind, or change the guardrail in its RolloutPolicy.";
+    GuardrailInvalid, Guardrail, Start, HoldEnd::Itself,
+    "A guardrail or an exception cannot be used as it is written.",
+    "Correct the field that the message names, in the RolloutPolicy or in `spec.guardrailExceptions`.";
+    GuardrailExceptionEnding, Guardrail, Start, HoldEnd::Itself,
+    "An exception from a guardrail ends soon. It is only reported.",
+    "Correct the problem before the exception ends, or ask for a longer one.";
+    ResourcesMissing, Guardrail, Start, HoldEnd::Itself,
+    "A container has no resource request or limit. It can take what other pods on its node need.",
+    "Set `resources` of the container in the pod template, or add a LimitRange with defaults to the namespace.";
+    ImageNotPinned, Guardrail, Start, HoldEnd::Itself,
+    "An image has no version: its tag can point to another image tomorrow.",
+    "Use a version tag or a digest in the pod template.";
+    ImageChanged, Guardrail, Raise, HoldEnd::Itself,
+    "Pods of the same revision run different images: the tag moved during the release.",
+    "Abort the release, and name the image by its digest.";
+    ImageNotSigned, Guardrail, Raise, HoldEnd::Itself,
+    "The policy engine of the cluster has not verified the signature of an image.",
+    "Sign the image, or correct the policy that verifies it.";
+    ProbeMissing, Guardrail, Start, HoldEnd::Itself,
+    "A serving container has no probe, so that requests reach it before it is ready.",
+    "Add the probe to the container in the pod template.";
+    NetworkPolicyMissing, Guardrail, Start, HoldEnd::Itself,
+    "No network policy restricts the traffic of the pods.",
+    "Add a NetworkPolicy to the namespace that selects the pods.";
+    PodSecurityTooLow, Guardrail, Start, HoldEnd::Itself,
+    "The namespace does not enforce the Pod Security Standard that the guardrail demands.",
+    "Set the label `pod-security.kubernetes.io/enforce` of the namespace.";
+    PodSecurityViolated, Guardrail, Start, HoldEnd::Itself,
+    "The pod template violates the Pod Security Standard.",
+    "Correct the fields that the message names in the pod template.";
+    SecretNotManaged, Guardrail, Start, HoldEnd::Itself,
+    "A Secret that the pod template uses does not come from a secrets manager.",
+    "Create the Secret with an ExternalSecret, a SealedSecret or another manager, or mount it by a SecretProviderClass.";
+    SecretInEnv, Guardrail, Start, HoldEnd::Itself,
+    "An environment variable contains a Secret. Processes and crash reports can leak it.",
+    "Mount the Secret as a volume instead.";
+    Vulnerable, Guardrail, Raise, HoldEnd::Itself,
+    "An image has more known vulnerabilities than the guardrail allows.",
+    "Update the image or the package that the message names, or add an exception with a date.";
+    VulnerabilityReportMissing, Guardrail, Raise, HoldEnd::Itself,
+    "There is no current vulnerability report for an image of the revision.",
+    "Wait for the scan. If it does not come, see the log of the Trivy operator.";
+    PolicyViolated, Guardrail, Raise, HoldEnd::Itself,
+    "A policy report or a constraint has a violation by an object of the revision.",
+    "Correct what the policy demands in the pod template.";
+    PolicyReportMissing, Guardrail, Raise, HoldEnd::Itself,
+    "No policy report about the revision exists.",
+    "Check that the policy engine runs and that its background scan includes the namespace.";
+    NotObserved, Guardrail, Start, HoldEnd::Itself,
+    "Nothing shows that the workload can be observed, so that nobody would notice its failure.",
+    "Add a ServiceMonitor, a PodMonitor, or what the message names.";
+    DisruptionBudgetMissing, Guardrail, Start, HoldEnd::Itself,
+    "No PodDisruptionBudget selects the pods, so that a drain may stop all of them at once.",
+    "Add a PodDisruptionBudget that selects the pods.";
+    DisruptionBudgetBlocks, Guardrail, Start, HoldEnd::Itself,
+    "A PodDisruptionBudget never lets a pod be evicted, so that no node can be drained.",
+    "Lower its `minAvailable`, or raise its `maxUnavailable`.";
+    NotSpread, Guardrail, Start, HoldEnd::Itself,
+    "Nothing spreads the replicas, so that they may all run on one node.",
+    "Add `topologySpreadConstraints` or `podAntiAffinity` to the pod template.";
+    PriorityMissing, Guardrail, Start, HoldEnd::Itself,
+    "The pods have no allowed priority class, so that the scheduler cannot tell what is important.",
+    "Set `priorityClassName` in the pod template.";
+    CustomGuardrail, Guardrail, Start, HoldEnd::Itself,
+    "A guardrail of the platform is not met.",
+    "Follow the message, which the platform has written.";
 }
 
 impl HoldCode {
+    /// Whether it is a guardrail that only waits, so that nobody has to act yet.
+    pub fn is_waiting_guardrail(self) -> bool {
+        matches!(self, Self::VulnerabilityReportMissing)
+    }
+
     /// Whether pods cannot be created or cannot run, for a known reason.
     pub fn is_pod_problem(self) -> bool {
         matches!(

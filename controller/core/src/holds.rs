@@ -6,12 +6,12 @@ use jiff::Timestamp;
 
 use crate::context::Context;
 use crate::converge::{bindings, replica_ratio};
-use crate::hold::{Hold, HoldCode, HoldSource};
+use crate::hold::{Blocks, Hold, HoldCode, HoldSource};
 use crate::observed::PodProblem;
 use crate::plan::Requirements;
 use crate::state::{PauseReason, Stage, State};
 use crate::units::{Weight, saturating_add};
-use crate::{promotion, route_state, steps, target, workload};
+use crate::{baseline, guardrail_holds, promotion, route_state, steps, target, workload};
 
 /// Time in which a pod may be unschedulable or not ready without a report: it may only be starting.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -76,7 +76,9 @@ impl Holds {
 fn spec_holds(cx: &Context<'_>, state: &State) -> Vec<Hold> {
     let mut holds = Vec::new();
     if let Some(problem) = &cx.observed.spec_problem {
-        holds.push(Hold::new(HoldCode::SpecInvalid, problem.clone()));
+        let code = cx.observed.spec_problem_code;
+        let code = code.unwrap_or(HoldCode::SpecInvalid);
+        holds.push(Hold::new(code, problem.clone()));
     }
     if cx.plan.paused && state.is_releasing() {
         holds.push(Hold::new(HoldCode::SpecPaused, "spec.paused is true"));
@@ -118,6 +120,9 @@ pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
     {
         return Some(refusal.clone());
     }
+    if let Some(hold) = guardrail_hold(cx, state) {
+        return Some(hold);
+    }
     match state.stage {
         Stage::FirstDeploy => pods_hold(cx, state, cx.plan.replicas),
         Stage::Progressing | Stage::Promoting if cx.plan.replicas == 0 => {
@@ -130,12 +135,43 @@ pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
     }
 }
 
+/// What a guardrail holds at a stage that needs the current revision. Pods that do not become
+/// available come first: the progress deadline applies to them, and a guardrail may wait for them.
+fn guardrail_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    if matches!(state.stage, Stage::Aborted | Stage::Stable) {
+        return None;
+    }
+    let hold = effective_guardrail_holds(cx, state).into_iter().next()?;
+    let has_pods_to_wait_for = state.current_revision.is_some() && cx.plan.routing().is_some();
+    let needed = needed_pods(cx, state);
+    let pods = || pods_hold(cx, state, needed).filter(|_| has_pods_to_wait_for);
+    Some(pods().unwrap_or(hold))
+}
+
+/// The holds of the guardrails. What only pods can show is not awaited while there are none.
+fn effective_guardrail_holds(cx: &Context<'_>, state: &State) -> Vec<Hold> {
+    let has_pods = needed_pods(cx, state) > 0;
+    let mut holds = guardrail_holds::holds(cx, state);
+    holds.retain(|hold| has_pods || hold.blocks == Blocks::Start);
+    holds
+}
+
+/// The pods of the current revision that the position needs.
+fn needed_pods(cx: &Context<'_>, state: &State) -> u32 {
+    match state.stage {
+        Stage::Progressing => target::sufficient_canary_pods(cx, state, target::share(cx, state)),
+        Stage::FirstDeploy | Stage::Promoting => cx.plan.replicas,
+        Stage::Aborted | Stage::Stable => 0,
+    }
+}
+
 /// What the Services and routes hold, whatever the position waits for.
 fn object_holds(cx: &Context<'_>, state: &State) -> Vec<Hold> {
     let mut holds: Vec<Hold> = cx.observed.refusal().cloned().into_iter().collect();
     holds.extend(cx.observed.contested().cloned());
     holds.extend(service_in_use(cx, state));
     holds.extend(workload::hold(cx, state));
+    holds.extend(effective_guardrail_holds(cx, state));
     holds
 }
 
@@ -203,6 +239,7 @@ pub(crate) fn traffic_hold(cx: &Context<'_>, state: &State, share: Weight) -> Op
         return (!is_complete).then(|| Hold::new(HoldCode::PodsNotAvailable, message));
     }
     let pods = pods_hold(cx, state, target::sufficient_canary_pods(cx, state, share));
+    let pods = pods.or_else(|| baseline::hold(cx, state));
     if pods.is_some() {
         return pods;
     }
@@ -225,7 +262,8 @@ pub(crate) fn route_hold(cx: &Context<'_>) -> Hold {
 pub(crate) fn pods_hold(cx: &Context<'_>, state: &State, needed: u32) -> Option<Hold> {
     let current = state.current_revision.as_ref();
     let set = current.and_then(|revision| cx.observed.replica_sets.get(revision));
-    if set.is_some_and(|set| set.available >= needed && set.desired >= needed) {
+    let sufficient = cx.plan.canary().sufficient_pods(needed);
+    if set.is_some_and(|set| set.available >= sufficient && set.desired >= needed) {
         return None;
     }
     let is_due = |problem: &&PodProblem| {
@@ -233,7 +271,7 @@ pub(crate) fn pods_hold(cx: &Context<'_>, state: &State, needed: u32) -> Option<
         since.is_none_or(|at| cx.reached(at))
     };
     let problem = set.and_then(|set| set.problem.as_ref()).filter(is_due);
-    let waiting = format!("waiting for {needed} available pods of the new revision");
+    let waiting = format!("waiting for {sufficient} available pods of the new revision");
     let Some(problem) = problem else {
         return Some(Hold::new(HoldCode::PodsNotAvailable, waiting));
     };

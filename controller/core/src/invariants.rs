@@ -7,6 +7,7 @@
 use crate::context::Context;
 use crate::converge::replica_ratio;
 use crate::effect::{Effect, Side};
+use crate::guardrail_holds;
 use crate::observed::{RouteView, ServiceView};
 use crate::plan::{Canary, RouteRef};
 use crate::route_state;
@@ -43,6 +44,7 @@ pub(crate) fn check(
             check_deployment_is_paused(cx, name)
         }
         Effect::CreateReplicaSet { .. }
+        | Effect::EvictPod { .. }
         | Effect::DeleteReplicaSet { .. }
         | Effect::PauseDeployment { .. }
         | Effect::LabelPods { .. }
@@ -141,6 +143,12 @@ fn check_share(cx: &Context<'_>, state: &State, share: Weight) -> Result<(), Inv
                 "the share would rise from {written} to {share} in {:?}",
                 state.stage
             ),
+        );
+    }
+    if share > written && guardrail_holds::forbid_traffic(cx, state) {
+        return violation(
+            "NoRaiseUnderGuardrail",
+            format!("the share would rise from {written} to {share} against a guardrail"),
         );
     }
     let service = cx.observed.canary_service.as_ref();

@@ -9,15 +9,20 @@
 
 pub mod assignment_unit;
 pub mod backoff;
+pub mod baseline;
 pub mod command;
 pub mod commands;
 pub mod effect;
+pub mod guardrail;
 pub mod hold;
 pub mod lease;
+pub mod observation;
 pub mod observed;
 pub mod plan;
 pub mod release_analysis;
+pub mod release_policy;
 pub mod replicas;
+pub mod scale;
 #[cfg(feature = "schemars")]
 pub mod schema;
 pub mod state;
@@ -31,12 +36,14 @@ mod converge;
 mod decide;
 mod freeze_override;
 mod growth;
+mod guardrail_holds;
 mod holds;
 mod incompatible;
 mod invariants;
 mod progress;
 mod promotion;
 mod quarantine;
+mod restart;
 mod route_state;
 mod spec_change;
 mod status_message;

@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use crate::assignment_unit::AssignmentUnit;
 use crate::command::Command;
 use crate::effect::Side;
+use crate::guardrail::GuardrailReport;
 use crate::hold::{Blocks, Hold, HoldCode};
 use crate::plan::{Requirements, RouteRef};
 use crate::release_analysis::AnalysisDocument;
+use crate::release_policy::ReleasePolicy;
 use crate::state::{AbortCause, State};
 use crate::text::Message;
 use crate::units::{Revision, Weight};
@@ -31,6 +33,12 @@ pub struct Observed {
     pub generation: i64,
     /// Why the spec cannot be used. The plan passed to `decide` is then the active plan.
     pub spec_problem: Option<String>,
+    /// Code of the hold for [`Observed::spec_problem`]. `None` for [`HoldCode::SpecInvalid`].
+    pub spec_problem_code: Option<HoldCode>,
+    /// The RolloutPolicies that apply now, by precedence. A release that begins keeps them.
+    pub policies: Vec<ReleasePolicy>,
+    /// The guardrails of these policies. `None` if there are no policies.
+    pub policy_guardrails: Option<AnalysisDocument>,
     /// `spec.replicas` as the API server stores it.
     pub spec_replicas: u32,
     /// Who set `spec.replicas`.
@@ -59,12 +67,19 @@ pub struct Observed {
     pub commands: Vec<Command>,
     /// What the analysis found for the current revision; `None` if no analysis is configured.
     pub analysis: Option<AnalysisReport>,
+    /// What the guardrails found about the revision of the spec's template.
+    pub guardrails: GuardrailReport,
 }
 
 impl Observed {
     /// The analysis, if its data is fresh and nothing holds or breaches.
     pub(crate) fn fresh_analysis(&self) -> Option<&AnalysisReport> {
         self.analysis.as_ref().filter(|report| report.is_fresh())
+    }
+
+    /// Why no release may start: its policies cannot be applied. `None` if they can.
+    pub(crate) fn policy_problem(&self) -> Option<(HoldCode, &str)> {
+        self.spec_problem_code.zip(self.spec_problem.as_deref())
     }
 
     /// The Service of a side. `None` if the plan names none.
@@ -150,12 +165,24 @@ pub struct ReplicaSetView {
     pub crash: Option<String>,
     /// Why it lacks pods, if a cause is known.
     pub problem: Option<PodProblem>,
+    /// Pods that a restart still has to replace, by name. Unavailable ones come first. Empty if there
+    /// is no restart.
+    pub restart_pods: Vec<RestartPod>,
     /// When the object was created.
     pub created_at: Timestamp,
     /// Pods that lack labels of the ReplicaSet's template, as the controllers of Kubernetes see them.
     pub unlabelled: u32,
     /// Whether [`ReplicaSetView::unlabelled`] does not refer to the current template yet.
     pub is_stale: bool,
+}
+
+/// A pod that was created before a restart was requested.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RestartPod {
+    /// Whether it is ready, so that its eviction takes capacity away.
+    pub is_available: bool,
+    /// The name of the pod.
+    pub name: String,
 }
 
 /// The Deployment whose pods a Rollout takes over or gives back.

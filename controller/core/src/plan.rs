@@ -19,6 +19,10 @@ pub struct Plan {
     pub replicas: u32,
     /// Maximum time without progress of pods, Services or the router before a release is aborted.
     pub progress_deadline: Duration,
+    /// Whether a release that has made no progress for [`Plan::progress_deadline`] is aborted.
+    /// Otherwise it is reported and goes on waiting.
+    #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    pub progress_deadline_abort: bool,
     /// Number of empty ReplicaSets of old revisions to keep.
     pub revision_history_limit: usize,
     /// Number of earlier revisions, by age, whose release skips the steps. 0 disables it.
@@ -123,6 +127,13 @@ pub struct Canary {
     pub abort_scale_down_delay: Duration,
     /// Whether stable shrinks with its share of the traffic.
     pub dynamic_stable_scale: bool,
+    /// Minimum number of pods of a side that receives requests from a router, at most `replicas`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub min_pods_per_replica_set: u32,
+    /// Number of available pods that suffices for all pods that a release waits for, or a percentage
+    /// of them. `None` if all of them must be available.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_progress_threshold: Option<Amount>,
     /// What sets the pace from the first canary pod to promotion.
     pub pace: Pace,
     /// How metrics are analyzed. `None` if they are not.
@@ -359,6 +370,10 @@ pub struct Analysis {
     /// not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bake: Option<BakePlan>,
+    /// Maximum number of pods of the stable revision that start together with the canary's, and with
+    /// which the canary is compared. `None` if it is compared with all pods of the stable revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_pods: Option<u32>,
 }
 
 /// How a release that has all of the traffic bakes. The old stable pods stay meanwhile, so that a
@@ -376,6 +391,28 @@ pub struct BakePlan {
 impl Analysis {
     /// The default of [`Analysis::warm_up`].
     pub const DEFAULT_WARM_UP: Duration = Duration::from_secs(60);
+}
+
+// Fields that were added later are left out of the stored plan while they have their defaults, so
+// that plans stored before keep their hash.
+fn default_true() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 fn default_warm_up() -> Duration {
@@ -431,6 +468,13 @@ impl Plan {
 }
 
 impl Canary {
+    /// The number of available pods that suffices if `needed` pods are waited for.
+    pub fn sufficient_pods(&self, needed: u32) -> u32 {
+        let sufficient = self.replica_progress_threshold;
+        let sufficient = sufficient.map_or(needed, |amount| amount.rounded_up(needed));
+        sufficient.clamp(needed.min(1), needed)
+    }
+
     /// The weight that the steps up to and including `index` set.
     pub fn weight_at(steps: &[Step], index: usize) -> Weight {
         let mut latest_first = steps.iter().take(index.saturating_add(1)).rev();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::baseline;
 use crate::context::{Context, Transition};
 use crate::converge::{bindings, replica_ratio};
 use crate::hold::Hold;
@@ -91,5 +92,6 @@ fn measure(cx: &Context<'_>, state: &State) -> i64 {
     let is_selected = target.is_cutover
         && service.is_some_and(|service| service.selects.as_ref() == Some(current));
     let serves = target.is_cutover && bindings::stable_serves(cx, Some(current));
-    i64::from(available) + i64::from(is_routed) + i64::from(is_selected) + i64::from(serves)
+    let pods = i64::from(available) + i64::from(baseline::available(cx, state));
+    pods + i64::from(is_routed) + i64::from(is_selected) + i64::from(serves)
 }

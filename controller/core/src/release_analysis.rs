@@ -92,8 +92,8 @@ pub struct ReleaseAnalysis {
     pub plan: Analysis,
     /// Number of container restarts that aborts the release.
     pub pod_restart_limit: u32,
-    /// Whether `spec.analysis` or `podRestartLimit` was edited during the release. The edit counts
-    /// from the next release. Defaults to false.
+    /// Whether `spec.analysis` or `podRestartLimit` was edited during the release, in the Rollout or
+    /// in a policy. The edit counts from the next release. Defaults to false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub edited: bool,
 }
@@ -154,8 +154,9 @@ pub(crate) fn record(cx: &Context<'_>, transition: &mut Transition) {
     if fixed.edited && !was_edited {
         transition.warning(
             "AnalysisEdited",
-            "spec.analysis or podRestartLimit was edited during the release: the edit counts from \
-             the next release; use `kubectl serin override --adopt-analysis` to apply it now",
+            "the analysis or podRestartLimit was edited during the release, in the Rollout or in a \
+             policy: the edit counts from the next release; use `kubectl serin override \
+             --adopt-analysis` to apply it now",
         );
     }
 }

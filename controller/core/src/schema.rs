@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::command::{CommandResult, Verb};
 use crate::hold::{Blocks, HoldCode, HoldEnd, HoldSource};
+use crate::observation::HypotheticalResult;
 use crate::state::{AbortCause, PauseReason, Phase, ReleaseResult, Stage, WorkloadPhase};
 use crate::text::Text;
 use crate::units::{Revision, Weight};
@@ -47,6 +48,7 @@ string_schema!(
     CommandResult,
     HoldCode,
     HoldSource,
+    HypotheticalResult,
     PauseReason,
     Phase,
     ReleaseResult,

@@ -4,7 +4,7 @@ use crate::context::{Context, Transition};
 use crate::plan::{Canary, Pace, Plan};
 use crate::state::{ActivePlan, Bake, PauseReason, ReleaseResult, Stage, State, StepPosition};
 use crate::units::{Revision, Weight};
-use crate::workload;
+use crate::{guardrail_holds, workload};
 
 /// Applies the spec's revision and plan.
 pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
@@ -29,13 +29,21 @@ pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
     if !is_return && cx.observed.refusal().is_some() {
         return;
     }
+    if guardrail_holds::before_start(cx, &transition.state, &target).is_some() {
+        return;
+    }
     if transition.state.stable_revision.is_none() {
         transition.normal(
             "FirstDeploy",
             format!("revision {target} is the first: it becomes stable when it is available"),
         );
         transition.state.current_revision = Some(target);
+        transition
+            .state
+            .release_policies
+            .clone_from(&cx.observed.policies);
         transition.enter_stage(Stage::FirstDeploy, cx.now);
+        guardrail_holds::report_warnings(cx, transition);
         return;
     }
     end_current_release(cx, transition, &target);
@@ -76,6 +84,12 @@ pub(crate) fn begin_release(cx: &Context<'_>, transition: &mut Transition, targe
     transition.state.abort = None;
     transition.state.freeze_override = None;
     transition.state.release_analysis = None;
+    transition
+        .state
+        .release_policies
+        .clone_from(&cx.observed.policies);
+    let guardrails = &cx.observed.policy_guardrails;
+    transition.state.release_guardrails.clone_from(guardrails);
     transition.enter_stage(Stage::Progressing, cx.now);
     transition.state.release_started_at = Some(cx.now);
     transition.state.growing_since = None;
@@ -83,6 +97,7 @@ pub(crate) fn begin_release(cx: &Context<'_>, transition: &mut Transition, targe
     transition.state.weights.desired = Weight::ZERO;
     transition.state.weights.cap = None;
     transition.state.current_revision = Some(target.clone());
+    guardrail_holds::report_warnings(cx, transition);
     match shortcut(cx, &transition.state, &target) {
         Some(Shortcut::WithoutTraffic) => {
             let message = "no replicas: promoted without traffic and without analysis";
@@ -134,11 +149,13 @@ fn shortcut(cx: &Context<'_>, state: &State, target: &Revision) -> Option<Shortc
         return (!is_frozen).then_some(Shortcut::WithoutTraffic);
     }
     let was_promoted = last == Some(ReleaseResult::Promoted);
-    (was_promoted && is_in_rollback_window(cx, target)).then_some(Shortcut::RollbackWindow)
+    let current = cx.observed.state.current_revision.as_ref();
+    let is_recent = was_promoted && is_in_rollback_window(cx, target, current);
+    is_recent.then_some(Shortcut::RollbackWindow)
 }
 
 /// How the last decided release of this revision ended; a superseded one was not decided.
-fn last_result(state: &State, revision: &Revision) -> Option<ReleaseResult> {
+pub(crate) fn last_result(state: &State, revision: &Revision) -> Option<ReleaseResult> {
     let newest_first = state.history.iter().rev();
     let results = newest_first
         .filter(|release| release.revision == *revision)
@@ -147,10 +164,13 @@ fn last_result(state: &State, revision: &Revision) -> Option<ReleaseResult> {
     decided.next()
 }
 
-/// Whether `target` is one of the newest revisions before the current one, by the age of their
+/// Whether `target` is one of the newest revisions apart from the `current` one, by the age of their
 /// ReplicaSets.
-fn is_in_rollback_window(cx: &Context<'_>, target: &Revision) -> bool {
-    let current = cx.observed.state.current_revision.as_ref();
+pub(crate) fn is_in_rollback_window(
+    cx: &Context<'_>,
+    target: &Revision,
+    current: Option<&Revision>,
+) -> bool {
     let mut newest_first: Vec<_> = cx.observed.replica_sets.iter().collect();
     newest_first.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));
     let earlier = newest_first

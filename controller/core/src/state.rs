@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::CommandOutcome;
 use crate::hold::{Hold, known_holds};
+use crate::observation::Observation;
 use crate::plan::Plan;
-use crate::release_analysis::ReleaseAnalysis;
+use crate::release_analysis::{AnalysisDocument, ReleaseAnalysis};
+use crate::release_policy::ReleasePolicy;
 use crate::text::{Message, UserName};
 use crate::units::{Revision, Weight};
 
@@ -54,6 +56,17 @@ pub struct State {
     /// an analysis is in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_analysis: Option<ReleaseAnalysis>,
+    /// RolloutPolicies under which the last release began, by precedence. Defaults to none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub release_policies: Vec<ReleasePolicy>,
+    /// Guardrails of these policies, as they were when the release began. Unset if no release under a
+    /// policy is in progress, or if they have more than 8 KiB: then the current ones apply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schemars",
+        schemars(schema_with = "crate::schema::any_object")
+    )]
+    pub release_guardrails: Option<AnalysisDocument>,
     /// Stage of the release: FirstDeploy, Progressing, Promoting, Aborted or Stable.
     pub stage: Stage,
     /// Time at which the current stage or step began.
@@ -80,6 +93,9 @@ pub struct State {
     /// Unset if the release has no steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<StepPosition>,
+    /// Restart of the pods that is in progress. Unset if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// Whether the steps restart with no traffic on the canary because they were edited during the
     /// release. Defaults to false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -95,6 +111,10 @@ pub struct State {
     /// Analysis of a release that has all of the traffic. Unset before it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bake: Option<Bake>,
+    /// Time at which pods of the stable revision started together with the canary's, which is
+    /// compared with them. Unset if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_since: Option<Timestamp>,
     /// Manual permission for the current revision to continue although the error budget is
     /// exhausted. Unset if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +132,10 @@ pub struct State {
     /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<AdoptedWorkload>,
+    /// Releases of another controller, and what Serin would have done with them. Set only with
+    /// `spec.mode: Observe`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observation: Option<Observation>,
     /// Commands that were executed recently, newest last, at most twenty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<HandledCommand>,
@@ -131,6 +155,8 @@ impl Default for State {
             current_revision: None,
             plan: None,
             release_analysis: None,
+            release_policies: Vec::new(),
+            release_guardrails: None,
             stage: Stage::default(),
             stage_since: None,
             release_started_at: None,
@@ -139,15 +165,18 @@ impl Default for State {
             replicas_scaled: false,
             replicas_kept: None,
             step: None,
+            restart: None,
             restarting: false,
             weights: Weights::default(),
             pause: None,
             abort: None,
             bake: None,
+            baseline_since: None,
             freeze_override: None,
             holds: Vec::new(),
             draining: Vec::new(),
             workload: None,
+            observation: None,
             commands: Vec::new(),
             history: Vec::new(),
         }
@@ -263,6 +292,18 @@ pub struct ReplicasKept {
     /// Unset if no autoscaler has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+/// Restart of the pods, requested by a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Restart {
+    /// Pods that were created before this time are replaced.
+    pub at: Timestamp,
+    /// User who requested it. Unset if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<UserName>,
 }
 
 /// Traffic split, in percent.

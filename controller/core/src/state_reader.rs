@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::state::{SCHEMA_VERSION, State};
 
 /// The fields of the status that make up the state; all others are reported beside it.
-pub const STATE_FIELDS: [&str; 27] = [
+pub const STATE_FIELDS: [&str; 32] = [
     "schemaVersion",
     "observedGeneration",
     "phase",
@@ -23,6 +23,8 @@ pub const STATE_FIELDS: [&str; 27] = [
     "currentRevision",
     "plan",
     "releaseAnalysis",
+    "releasePolicies",
+    "releaseGuardrails",
     "stage",
     "stageSince",
     "releaseStartedAt",
@@ -31,15 +33,18 @@ pub const STATE_FIELDS: [&str; 27] = [
     "replicasScaled",
     "replicasKept",
     "step",
+    "restart",
     "restarting",
     "weights",
     "pause",
     "abort",
     "bake",
+    "baselineSince",
     "freezeOverride",
     "holds",
     "draining",
     "workload",
+    "observation",
     "commands",
     "history",
 ];

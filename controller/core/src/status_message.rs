@@ -3,11 +3,11 @@
 //! The message changes when the position changes, not with every pod: each change costs a write.
 
 use crate::context::{Context, Transition};
-use crate::hold::{Hold, HoldCode};
+use crate::hold::{Hold, HoldCode, HoldSource};
 use crate::holds::{self, Holds};
 use crate::state::{HOLDS_LIMIT, Phase, Stage, State};
 use crate::units::Weight;
-use crate::{progress, route_state, steps, target, workload};
+use crate::{abort, guardrail_holds, progress, restart, route_state, steps, target, workload};
 
 /// Sets the phase, the message and the holds.
 pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
@@ -20,8 +20,8 @@ pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
     transition.state.holds.truncate(HOLDS_LIMIT);
 }
 
-/// Adds one Event when pods begin to have a problem, and when a Service or a route cannot be
-/// written.
+/// Adds one Event when pods begin to have a problem, when a Service or a route cannot be written, and
+/// when a guardrail holds the release.
 fn record_new_problems(cx: &Context<'_>, transition: &mut Transition, holds: &Holds) {
     let pods = holds.position().filter(|hold| hold.code.is_pod_problem());
     let is_problem = |hold: &&Hold| {
@@ -30,7 +30,11 @@ fn record_new_problems(cx: &Context<'_>, transition: &mut Transition, holds: &Ho
             hold.code,
             HoldCode::WorkloadTakeover | HoldCode::WorkloadGivenBack
         );
-        hold.code.is_object_problem() || (is_workload && !is_expected)
+        let is_guardrail = hold.source == HoldSource::Guardrail;
+        let is_waiting = hold.code.is_waiting_guardrail();
+        hold.code.is_object_problem()
+            || (is_workload && !is_expected)
+            || (is_guardrail && !is_waiting)
     };
     let objects = holds.iter().filter(is_problem);
     for hold in pods.into_iter().chain(objects) {
@@ -46,7 +50,7 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
         return described;
     }
     let hold = holds.position();
-    let (phase, mut message) = match state.stage {
+    let (mut phase, mut message) = match state.stage {
         Stage::FirstDeploy => describe_first_deploy(cx, state, hold),
         Stage::Progressing => describe_progressing(cx, state, hold),
         Stage::Promoting => {
@@ -60,6 +64,11 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
         Stage::Aborted => describe_aborted(state),
         Stage::Stable => describe_stable(cx, state),
     };
+    if !cx.plan.progress_deadline_abort && abort::overdue_hold(cx, state, holds).is_some() {
+        let seconds = cx.plan.progress_deadline.as_secs();
+        message = format!("{message}: not within the progress deadline of {seconds} s");
+        phase = Phase::Degraded;
+    }
     if state.is_releasing()
         && let Some(lifted) = &state.freeze_override
     {
@@ -85,6 +94,9 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
         let message = format!("the spec cannot be used: {problem}; meanwhile: {message}");
         return (Phase::Degraded, message);
     }
+    if let Some(hold) = guardrail_holds::start_hold(cx, state) {
+        return describe_guardrail(cx, state, &hold, &message);
+    }
     match cx.observed.refusal() {
         Some(refusal) if state.current_revision.is_none() => {
             (Phase::Degraded, refusal.message.to_string())
@@ -95,6 +107,28 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
         }
         None => (phase, message),
     }
+}
+
+/// A revision that does not start because of a guardrail.
+fn describe_guardrail(
+    cx: &Context<'_>,
+    state: &State,
+    hold: &Hold,
+    meanwhile: &str,
+) -> (Phase, String) {
+    let target = cx.observed.target_revision.as_ref();
+    let revision = target.map(ToString::to_string).unwrap_or_default();
+    let problem = hold.message.trim_end_matches('.');
+    let mut message = format!("revision {revision} does not start: {problem}");
+    if state.current_revision.is_some() {
+        message = format!("{message}; meanwhile: {meanwhile}");
+    }
+    let phase = if hold.code.is_waiting_guardrail() {
+        Phase::Progressing
+    } else {
+        Phase::Degraded
+    };
+    (phase, message)
 }
 
 fn describe_first_deploy(cx: &Context<'_>, state: &State, hold: Option<&Hold>) -> (Phase, String) {
@@ -162,12 +196,23 @@ fn describe_stable(cx: &Context<'_>, state: &State) -> (Phase, String) {
     let revision = state.stable_revision.as_ref();
     let set = revision.and_then(|revision| cx.observed.replica_sets.get(revision));
     let available = set.map_or(0, |set| set.available);
-    let is_complete = available >= cx.plan.replicas;
+    let is_complete = available >= cx.plan.canary().sufficient_pods(cx.plan.replicas);
     let has_no_canary_traffic =
         cx.plan.routing().is_none() || route_state::in_effect(cx) == Some(Weight::ZERO);
     if available == 0 && cx.plan.replicas > 0 {
         let message = "no pod of the stable revision is available";
         return (Phase::Degraded, message.to_owned());
+    }
+    if let Some(restart) = state
+        .restart
+        .as_ref()
+        .filter(|_| restart::is_active(cx, state))
+    {
+        let message = format!(
+            "the revision is stable; replacing the pods that were created before {}",
+            restart.at
+        );
+        return (Phase::Progressing, message);
     }
     // Pods that come and go do not undo what was completed; the Available condition reports them.
     let before = &cx.observed.state;

@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::baseline;
 use crate::context::Context;
 use crate::converge::replica_ratio;
+use crate::guardrail_holds;
 use crate::plan::{Canary, CanaryScale, Pace};
 use crate::route_state;
 use crate::state::{Stage, State};
@@ -15,7 +17,8 @@ use crate::units::{Revision, Weight};
 pub(crate) struct Target {
     /// The canary's share of the traffic.
     pub share: Weight,
-    /// Whether the share may rise above what is written now. After an abort it never rises again.
+    /// Whether the share may rise above what is written now. After an abort it never rises again,
+    /// and while a guardrail holds the release it does not.
     pub may_raise: bool,
     /// The wanted pods of each revision that serves by design. Other revisions are drained.
     pub pods: BTreeMap<Revision, PodTarget>,
@@ -38,6 +41,8 @@ pub(crate) struct PodTarget {
     pub count: u32,
     /// Whether pods in excess stay until the wanted traffic split is in effect.
     pub keeps_pods_until_in_effect: bool,
+    /// Whether pods in excess stay.
+    pub keeps_excess: bool,
     /// Whether the pods grow no faster than those of the stable revision.
     pub grows_with_stable: bool,
 }
@@ -67,7 +72,7 @@ pub(crate) fn target(cx: &Context<'_>, state: &State) -> Target {
     };
     Target {
         share,
-        may_raise: state.is_releasing(),
+        may_raise: state.is_releasing() && !guardrail_holds::forbid_traffic(cx, state),
         pods: pods(cx, state, share),
         stable_binding: stable_binding(cx, state),
         canary_binding: canary_binding(cx, state),
@@ -90,6 +95,7 @@ fn pods(cx: &Context<'_>, state: &State, share: Weight) -> BTreeMap<Revision, Po
     let at_once = |count| PodTarget {
         count,
         keeps_pods_until_in_effect: false,
+        keeps_excess: false,
         grows_with_stable: false,
     };
     let mut pods = BTreeMap::new();
@@ -103,8 +109,9 @@ fn pods(cx: &Context<'_>, state: &State, share: Weight) -> BTreeMap<Revision, Po
         pods.insert(
             stable.clone(),
             PodTarget {
-                keeps_pods_until_in_effect: shrinks,
-                ..at_once(count)
+                keeps_pods_until_in_effect: shrinks || baseline::is_ending(state),
+                keeps_excess: baseline::keeps_stable_pods(cx, state),
+                ..at_once(count + baseline::pods(cx, state, share))
             },
         );
     }
@@ -115,6 +122,7 @@ fn pods(cx: &Context<'_>, state: &State, share: Weight) -> BTreeMap<Revision, Po
                 count: canary_side_pods(cx, state, share),
                 keeps_pods_until_in_effect: true,
                 grows_with_stable: true,
+                keeps_excess: false,
             }),
             Stage::Promoting => Some(at_once(canary_side_pods(cx, state, share))),
             Stage::Aborted | Stage::Stable => None,
@@ -144,7 +152,8 @@ fn canary_side_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
 fn stable_binding(cx: &Context<'_>, state: &State) -> Option<Revision> {
     let current = state.current_revision.clone();
     match state.stage {
-        Stage::FirstDeploy => current,
+        // A Service that was not bound yet sends no request to a revision that a guardrail holds.
+        Stage::FirstDeploy => current.filter(|_| !guardrail_holds::forbid_traffic(cx, state)),
         // No route splits the requests of the two Services: the pods decide when it can be switched.
         Stage::Promoting if cx.plan.routing().is_none() => current,
         Stage::Promoting => {
@@ -218,7 +227,8 @@ pub(crate) fn canary_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32
     };
     let at_least_one = u32::from(!share.is_zero());
     match scale {
-        CanaryScale::MatchTrafficWeight => share.pods_of(replicas),
+        CanaryScale::MatchTrafficWeight if share.is_zero() => 0,
+        CanaryScale::MatchTrafficWeight => share.pods_of(replicas).max(min_pods(cx)),
         CanaryScale::Replicas(pods) => pods.max(at_least_one),
         CanaryScale::Weight(weight) => weight.pods_of(replicas).max(at_least_one),
     }
@@ -246,7 +256,14 @@ fn stable_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
     if !canary.dynamic_stable_scale || route_state::superseded_gets_traffic(cx, current) {
         return replicas;
     }
-    share.complement().pods_of(replicas).max(replicas.min(1))
+    let of_share = share.complement().pods_of(replicas);
+    of_share.max(replicas.min(1)).max(min_pods(cx))
+}
+
+/// The pods that each side with requests has at least.
+fn min_pods(cx: &Context<'_>) -> u32 {
+    let pods = cx.plan.canary().min_pods_per_replica_set;
+    pods.min(cx.plan.replicas)
 }
 
 fn surge(cx: &Context<'_>) -> u32 {

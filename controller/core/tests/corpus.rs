@@ -325,6 +325,7 @@ fn describe_effect(effect: &Effect) -> String {
         | Effect::RestoreObjects
         | Effect::ReturnReplicaSet { .. }
         | Effect::ResumeDeployment { .. }
+        | Effect::EvictPod { .. }
         | Effect::ScaleDeployment { .. } => format!("{effect:?}"),
         Effect::FinishCommand { uid, outcome, .. } => {
             format!("finish({uid}, {:?})", outcome.result)

@@ -11,7 +11,7 @@ use serin_core::command::{CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::Effect;
 use serin_core::hold::{HoldCode, HoldSource};
-use serin_core::plan::{Canary, Step};
+use serin_core::plan::{Analysis, Canary, Plan, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
 use world::{
@@ -71,11 +71,41 @@ fn steps_of(weights: &[u32]) -> Vec<Step> {
         .collect()
 }
 
-fn start(dynamic: bool) -> World {
-    let wanted = analysed(edit(plan(4, steps_of(&[20, 60])), |canary| {
-        canary.dynamic_stable_scale = dynamic;
-    }));
-    let mut world = World::stable(wanted);
+/// How many pods stable has during a release.
+#[derive(Clone, Copy, Debug)]
+enum StableScale {
+    Full,
+    /// It shrinks with its share of the traffic.
+    Dynamic,
+    /// It has baseline pods in addition.
+    Baseline,
+}
+
+fn stable_scale() -> impl Strategy<Value = StableScale> {
+    prop_oneof![
+        Just(StableScale::Full),
+        Just(StableScale::Dynamic),
+        Just(StableScale::Baseline)
+    ]
+}
+
+impl StableScale {
+    fn apply(self, to: Plan) -> Plan {
+        edit(analysed(to), |canary| match self {
+            Self::Full => {}
+            Self::Dynamic => canary.dynamic_stable_scale = true,
+            Self::Baseline => {
+                canary.analysis = canary.analysis.take().map(|analysis| Analysis {
+                    baseline_pods: Some(2),
+                    ..analysis
+                });
+            }
+        })
+    }
+}
+
+fn start(scale: StableScale) -> World {
+    let mut world = World::stable(scale.apply(plan(4, steps_of(&[20, 60]))));
     fresh(&mut world);
     world
 }
@@ -102,10 +132,12 @@ fn apply(world: &mut World, number: usize, incident: &Incident) {
             }
         }
         Incident::Steps(weights) => {
-            let replicas = world.plan.replicas;
-            let dynamic = world.plan.canary().dynamic_stable_scale;
-            let edited = analysed(plan(replicas, steps_of(weights)));
-            world.plan = edit(edited, |canary| canary.dynamic_stable_scale = dynamic);
+            let edited = plan(world.plan.replicas, steps_of(weights));
+            let canary = world.plan.canary().clone();
+            world.plan = edit(edited, |edited| {
+                edited.dynamic_stable_scale = canary.dynamic_stable_scale;
+                edited.analysis = canary.analysis;
+            });
         }
         // Requests to failing stable pods are lost, whatever the controller does.
         Incident::Crash(version) if world.state.stable_revision != Some(rev(version)) => {
@@ -211,8 +243,8 @@ fn check_decision(world: &mut World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn run(incidents: &[Incident], dynamic: bool) -> Result<World, TestCaseError> {
-    let mut world = start(dynamic);
+fn run(incidents: &[Incident], scale: StableScale) -> Result<World, TestCaseError> {
+    let mut world = start(scale);
     for (number, incident) in incidents.iter().enumerate() {
         // Requests that are lost because pods failed do not count.
         let crash = matches!(incident, Incident::Crash(_) | Incident::Drift(_));
@@ -239,16 +271,16 @@ proptest! {
     /// abort never raises the canary's share.
     #[test]
     fn invariants_hold_over_random_histories(
-        incidents in prop::collection::vec(incident(), 1..40), dynamic in any::<bool>()
+        incidents in prop::collection::vec(incident(), 1..40), scale in stable_scale()
     ) {
-        run(&incidents, dynamic)?;
+        run(&incidents, scale)?;
     }
 
     /// Without further faults the Rollout reaches the state of its spec, or is aborted with a
     /// reason.
     #[test]
-    fn every_history_ends_in_a_final_state(incidents in prop::collection::vec(incident(), 1..30), dynamic in any::<bool>()) {
-        let mut world = run(&incidents, dynamic)?;
+    fn every_history_ends_in_a_final_state(incidents in prop::collection::vec(incident(), 1..30), scale in stable_scale()) {
+        let mut world = run(&incidents, scale)?;
         world.pods.clear();
         world.spec_problem = None;
         if world.plan.replicas == 0 {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use serin_core::command::{Command, CommandOutcome, CommandResult, Verb};
 use serin_core::release_analysis::AnalysisDocument;
-use serin_core::state::{ReleaseResult, Stage};
+use serin_core::state::{AbortCause, ReleaseResult, Stage};
 use serin_core::units::Weight;
 use world::{World, analysed, edit, plan, rev, roll_back, secs, undecided, wait, weight};
 
@@ -164,6 +164,22 @@ fn a_weaker_analysis_counts_from_the_next_release() {
     report_bad_canary(&mut world);
     world.run_until_stable("v3");
     assert_eq!(world.state.release_analysis, None);
+}
+
+#[test]
+fn a_raised_restart_limit_counts_from_the_next_release() {
+    let mut world = strict_world();
+    world.release_to("v2", 25);
+    world.plan = edit(world.plan.clone(), |canary| {
+        canary.pod_restart_limit = 1_000;
+    });
+    world.settle();
+    assert!(world.state.release_analysis.clone().unwrap().edited);
+    world.restarts.insert(rev("v2"), 3);
+    world.settle();
+    assert_eq!(world.state.stage, Stage::Aborted);
+    let abort = world.state.abort.clone().unwrap();
+    assert_eq!(abort.cause, AbortCause::PodCrash);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -18,12 +19,53 @@ const NAMESPACE: &str = "shop";
 const SEED: u64 = 20;
 /// Maximum time until all Rollouts are healthy.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(600);
-/// Time without a write after which nothing more is due. Observations are written once they were
-/// stable for 5 s, and drained pods are removed after 30 s.
+/// Time without a write after which nothing more of a release is due. Observations are written once
+/// they were stable for 5 s.
 const QUIET_FOR: Duration = Duration::from_secs(7);
-const QUIET_WITHIN: Duration = Duration::from_secs(120);
+/// The same after a start, which writes nothing if nothing has changed.
+const STARTED_FOR: Duration = Duration::from_secs(2);
+const QUIET_WITHIN: Duration = Duration::from_secs(300);
+/// Number of Rollouts that exist before, so that memory that is allocated once does not count.
+const EXISTING: u32 = 10;
 /// Each look at all Rollouts keeps the cluster busy.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Which releases are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Releases {
+    /// Number of Rollouts that are released at the same time.
+    pub rollouts: u32,
+    /// Duration of each of the two pauses of a release.
+    pub pause: Duration,
+    /// Number of RolloutPolicies that apply to every Rollout.
+    pub policies: u32,
+}
+
+impl Releases {
+    /// Releases with pauses of 5 s, as in the other benchmarks.
+    pub const fn for_benchmark(rollouts: u32) -> Self {
+        Self {
+            rollouts,
+            pause: Duration::from_secs(5),
+            policies: 0,
+        }
+    }
+
+    /// The same releases with pauses of 1 s, for tests.
+    pub const fn quick(rollouts: u32) -> Self {
+        Self {
+            rollouts,
+            pause: Duration::from_secs(1),
+            policies: 0,
+        }
+    }
+
+    /// The same releases under this number of RolloutPolicies.
+    #[must_use]
+    pub const fn under_policies(self, policies: u32) -> Self {
+        Self { policies, ..self }
+    }
+}
 
 /// What a Rollout and a release cost.
 #[derive(Clone, Debug)]
@@ -31,7 +73,7 @@ pub struct Footprint {
     /// Number of Rollouts.
     pub rollouts: u32,
     /// Bytes of memory of the controller for each Rollout, after a release and after a restart.
-    /// The memory of a controller without Rollouts is subtracted.
+    /// The memory of a controller with a few other Rollouts is subtracted.
     pub bytes_per_rollout: [f64; 2],
     /// Requests of each kind for a release, dry runs included and watches excluded.
     pub requests: BTreeMap<String, f64>,
@@ -47,14 +89,14 @@ pub struct Footprint {
     pub cpu: Duration,
 }
 
-/// Runs a release of each of `rollouts` Rollouts at the same time: one replica, `setWeight: 20`,
-/// `pause: 5s`, `setWeight: 50`, `pause: 5s`, no router and no analysis.
+/// Runs a release of each of the Rollouts at the same time: one replica, `setWeight: 20`, a pause,
+/// `setWeight: 50`, a pause, no router and no analysis.
 ///
 /// [`crate::CountingAllocator`] must be the global allocator.
 ///
 /// # Errors
 /// The controller does not start or stop, or the Rollouts do not become healthy.
-pub fn measure(rollouts: u32) -> Result<Footprint> {
+pub fn measure(releases: Releases) -> Result<Footprint> {
     let cluster_runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("cluster")
@@ -62,18 +104,38 @@ pub fn measure(rollouts: u32) -> Result<Footprint> {
         .build()?;
     let cluster = cluster_runtime.handle().clone();
     let fake = cluster.block_on(async { FakeCluster::new(SEED) });
-    let idle = started_memory(&fake, &cluster)?;
+    cluster.block_on(async {
+        for index in 0..releases.policies {
+            fake.apply_object(policy(index))?;
+        }
+        anyhow::Ok(())
+    })?;
     let controller = ControllerProcess::start(&fake, &cluster)?;
-    deploy(&fake, &cluster, rollouts, 1)?;
+    let deploy = |rollouts: Range<u32>, version| {
+        let deployed = deploy(&fake, rollouts, releases.pause, version);
+        cluster.block_on(deployed)
+    };
+    deploy(0..EXISTING, 1)?;
+    controller.stop()?;
+    let existing = started_memory(&fake, &cluster)?;
+    let controller = ControllerProcess::start(&fake, &cluster)?;
+    let measured = EXISTING..EXISTING + releases.rollouts;
+    deploy(measured.clone(), 1)?;
     fake.clear_requests();
     let before = controller.counters()?;
-    deploy(&fake, &cluster, rollouts, 2)?;
+    deploy(measured, 2)?;
     let after = controller.counters()?;
     let requests = count_requests(&fake.requests());
-    let released = memory_of(controller)?;
+    let running = memory_of(controller)?;
     let restarted = started_memory(&fake, &cluster)?;
-    let memory = [released - idle, restarted - idle];
-    Ok(footprint(rollouts, before, after, requests, memory))
+    let memory = [running - existing, restarted - existing];
+    Ok(footprint(
+        releases.rollouts,
+        before,
+        after,
+        requests,
+        memory,
+    ))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the figures are far below 2^52")]
@@ -104,7 +166,7 @@ fn footprint(
 fn started_memory(fake: &FakeCluster, cluster: &Handle) -> Result<i64> {
     fake.clear_requests();
     let controller = ControllerProcess::start(fake, cluster)?;
-    cluster.block_on(wait_until_quiet(fake))?;
+    cluster.block_on(wait_until_quiet(fake, STARTED_FOR))?;
     memory_of(controller)
 }
 
@@ -115,40 +177,43 @@ fn memory_of(controller: ControllerProcess) -> Result<i64> {
     Ok(before - allocator::live_bytes())
 }
 
-/// Applies a version of all Rollouts and waits until it is stable and nothing is written any more.
-fn deploy(fake: &FakeCluster, cluster: &Handle, rollouts: u32, version: u32) -> Result<()> {
-    cluster.block_on(async {
-        for index in 0..rollouts {
-            fake.apply_object(rollout(index, version))?;
+/// Applies a version of Rollouts and waits until it is stable and nothing is written any more.
+async fn deploy(
+    fake: &FakeCluster,
+    rollouts: Range<u32>,
+    pause: Duration,
+    version: u32,
+) -> Result<()> {
+    for index in rollouts.clone() {
+        fake.apply_object(rollout(index, pause, version))?;
+    }
+    let mut unhealthy: Vec<u32> = rollouts.collect();
+    let waited = timeout(HEALTHY_WITHIN, async {
+        while !unhealthy.is_empty() {
+            sleep(POLL_INTERVAL).await;
+            unhealthy.retain(|index| !is_healthy(fake, *index));
         }
-        let mut unhealthy: Vec<u32> = (0..rollouts).collect();
-        let waited = timeout(HEALTHY_WITHIN, async {
-            while !unhealthy.is_empty() {
-                sleep(POLL_INTERVAL).await;
-                unhealthy.retain(|index| !is_healthy(fake, *index));
-            }
-        });
-        let healthy = waited.await;
-        healthy.with_context(|| format!("version {version} is not stable in all Rollouts"))?;
-        wait_until_quiet(fake).await
-    })
+    });
+    let healthy = waited.await;
+    healthy.with_context(|| format!("version {version} is not stable in all Rollouts"))?;
+    wait_until_quiet(fake, QUIET_FOR).await
 }
 
-async fn wait_until_quiet(fake: &FakeCluster) -> Result<()> {
+async fn wait_until_quiet(fake: &FakeCluster, quiet_for: Duration) -> Result<()> {
     let waited = timeout(QUIET_WITHIN, async {
-        while !is_quiet(fake) {
+        while !is_quiet(fake, quiet_for) {
             sleep(POLL_INTERVAL).await;
         }
     });
     waited.await.context("the controller does not come to rest")
 }
 
-fn is_quiet(fake: &FakeCluster) -> bool {
+fn is_quiet(fake: &FakeCluster, quiet_for: Duration) -> bool {
     let requests = fake.requests();
     let last = requests.iter().rfind(|request| !is_watch(request));
     let quiet_since = last.map(|request| fake.now().duration_since(request.at));
     // Before the first request, the controller is still starting.
-    quiet_since.is_some_and(|since| since.unsigned_abs() >= QUIET_FOR)
+    quiet_since.is_some_and(|since| since.unsigned_abs() >= quiet_for)
 }
 
 fn is_watch(request: &RequestRecord) -> bool {
@@ -168,8 +233,34 @@ fn name(index: u32) -> String {
     format!("service-{index:05}")
 }
 
-fn rollout(index: u32, version: u32) -> Value {
+/// A policy as a platform team writes it. It contributes defaults and defines objectives and checks.
+fn policy(index: u32) -> Value {
+    let objective = |name: &str| {
+        json!({"name": name, "objective": 99.9, "parameters": [{"name": "job"}], "counters": {
+            "total": "requests_total{namespace=\"{{rollout.namespace}}\",job=\"{{parameters.job}}\"}",
+            "errors": "requests_total{job=\"{{parameters.job}}\",code=~\"5..\"}",
+        }})
+    };
+    json!({
+        "apiVersion": "serin.dev/v1alpha1",
+        "kind": "RolloutPolicy",
+        "metadata": {"name": format!("policy-{index}")},
+        "spec": {
+            "precedence": index,
+            "rolloutSelector": {"matchExpressions": [{"key": "exempt", "operator": "DoesNotExist"}]},
+            "defaults": {
+                "progressDeadlineSeconds": 600,
+                "strategy": {"canary": {"podRestartLimit": 2, "scaleDownDelaySeconds": 30}},
+            },
+            "objectives": [objective("availability"), objective("quality"), objective("freshness")],
+            "checks": [{"name": "queue", "query": "sum(queue_length)", "condition": "result[0] < 9.0"}],
+        },
+    })
+}
+
+fn rollout(index: u32, pause: Duration, version: u32) -> Value {
     let name = name(index);
+    let pause = json!({"pause": {"duration": format!("{}s", pause.as_secs())}});
     json!({
         "apiVersion": "serin.dev/v1alpha1",
         "kind": "Rollout",
@@ -187,10 +278,9 @@ fn rollout(index: u32, version: u32) -> Value {
                     "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
                 }]},
             },
-            "strategy": {"canary": {"steps": [
-                {"setWeight": 20}, {"pause": {"duration": "5s"}},
-                {"setWeight": 50}, {"pause": {"duration": "5s"}},
-            ]}},
+            "strategy": {"canary": {
+                "steps": [{"setWeight": 20}, pause, {"setWeight": 50}, pause],
+            }},
         },
     })
 }

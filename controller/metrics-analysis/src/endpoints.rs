@@ -57,7 +57,7 @@ impl ObjectiveEndpoints {
         context: &RoundContext,
     ) {
         let bets = objective.bets();
-        let k = state.evidence.k(bets.config());
+        let k = state.evidence.rollback_k(bets.config());
         let excluded: BTreeSet<u64> = state.pods.excluded_ids().collect();
         let Some(strata) = &mut state.strata else {
             return;

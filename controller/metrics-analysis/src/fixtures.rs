@@ -36,11 +36,8 @@ pub fn request() -> AnalysisRequest {
     let objective = ObjectiveSpec {
         name: "availability".to_owned(),
         objective: 99.9,
-        window: None,
         indicator: Some(Indicator::Traefik),
-        counters: None,
-        latency: None,
-        endpoint_label: None,
+        ..ObjectiveSpec::default()
     };
     let analysis = AnalysisSpec {
         prometheus: Some(PrometheusSpec {
@@ -54,6 +51,7 @@ pub fn request() -> AnalysisRequest {
         budget: None,
         on_no_data: None,
         warm_up: None,
+        baseline: None,
         max_duration: None,
     };
     AnalysisRequest {
@@ -76,6 +74,7 @@ pub fn request() -> AnalysisRequest {
         pod_sides: BTreeMap::new(),
         pods_created_at: BTreeMap::new(),
         pod_nodes: BTreeMap::new(),
+        baseline_since: None,
         routed_unit: RoutedUnit::Request,
         weight: Weight::percent(20),
         pace: None,

@@ -8,11 +8,12 @@
 //! result for the planner and the status. Scheduling is the caller's responsibility: the controller
 //! polls for active releases, and [`replay`] reads the past.
 //!
-//! Only [`prometheus`], [`backfill`], [`service_slo`] and [`replay`] perform IO. This crate does
-//! not use the Kubernetes API.
+//! Only [`prometheus`], [`backfill`], [`service_slo`], [`replay`] and [`placebo`] perform IO. This
+//! crate does not use the Kubernetes API.
 
 pub mod backfill;
 mod bake;
+mod baseline;
 pub mod budget;
 pub mod checkpoint;
 pub mod checks;
@@ -27,6 +28,7 @@ mod latency_guard;
 mod matcher;
 pub mod objective_analysis;
 mod outlier_pods;
+pub mod placebo;
 pub mod prometheus;
 pub mod release_analysis;
 pub mod replay;

@@ -16,6 +16,7 @@ use serin_analysis::{
 };
 use serin_crds::analysis::ObjectiveSpec;
 
+use crate::baseline::BaselinePods;
 use crate::checkpoint::ObjectiveCheckpoint;
 use crate::counter_selectors::{AnalysisError, CounterSelectors};
 use crate::endpoints::ObjectiveEndpoints;
@@ -74,6 +75,8 @@ pub struct ObjectiveAnalysis {
     /// Names of the pods in the last answer, by their identity in the evidence.
     pub(crate) pod_names: BTreeMap<u64, String>,
     endpoints: Option<ObjectiveEndpoints>,
+    /// The stable pods that the canary is compared with.
+    pub(crate) baseline: BaselinePods,
 }
 
 /// Bucket bounds that all native histograms in an answer have in common. Empty if there is no
@@ -220,6 +223,7 @@ impl ObjectiveAnalysis {
             is_configured: settings.scrape_interval_is_set,
             pod_names: BTreeMap::new(),
             endpoints,
+            baseline: BaselinePods::default(),
         }
     }
 
@@ -354,6 +358,8 @@ impl ObjectiveAnalysis {
         let creation_times = (pods_created_at, began_ms);
         let context = &self.with_pod_ages(context, total, pods_created_at);
         self.record_pod_names(total);
+        let baseline = self.baseline.find(&self.counters, total, pods_created_at);
+        self.objective.set_baseline(baseline);
         let reading = SampleReader::new(&self.counters, total, second, pods_created_at, began_ms);
         let samples = reading.samples();
         self.learn_scrape_interval(
@@ -368,19 +374,23 @@ impl ObjectiveAnalysis {
         };
         let before = self.prior_evidence();
         if let Some(guard) = &mut self.guard {
+            let compared =
+                [total, buckets].map(|answer| self.baseline.compared(&self.counters, answer));
             guard.observe(
                 &self.counters,
-                [total, buckets],
+                [&compared[0], &compared[1]],
                 creation_times,
                 (settled_ms, now_ms),
                 (before, context),
             );
         }
         if let Some(endpoints) = &mut self.endpoints {
+            let compared =
+                [total, second].map(|answer| self.baseline.compared(&self.counters, answer));
             endpoints.observe(
                 (&self.objective, &mut self.state),
                 &self.counters,
-                [total, second],
+                [&compared[0], &compared[1]],
                 &feed,
                 context,
             );
@@ -414,12 +424,16 @@ impl ObjectiveAnalysis {
         let (total, second, scraped): (&Answer, &Answer, &Answer) = (&total, &second, &scraped);
         let context = &self.with_pod_ages(context, total, pods_created_at);
         self.record_pod_names(total);
+        let baseline = self.baseline.find(&self.counters, total, pods_created_at);
+        self.objective.set_baseline(baseline);
         let before = self.prior_evidence();
         if let (Some(guard), [_]) = (&mut self.guard, buckets) {
+            let compared =
+                [total, &*all_buckets].map(|answer| self.baseline.compared(&self.counters, answer));
             guard.observe_aggregates(
                 &self.counters,
                 sums,
-                [total, &all_buckets],
+                [&compared[0], &compared[1]],
                 (before, context),
             );
         }

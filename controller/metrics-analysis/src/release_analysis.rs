@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serin_analysis::bake::BakeEvidence;
 use serin_analysis::objective::{PodWarmUp, RoundContext};
+use serin_analysis::placebo::{HOUR_MS, placebo};
 use serin_analysis::{Objective, PodId, SampleBatch};
 use serin_core::units::{Revision, Weight};
 
@@ -148,6 +149,9 @@ impl ReleaseAnalysis {
             objective_analysis
                 .counters
                 .record_pod_sides(&request.pod_sides);
+            objective_analysis
+                .baseline
+                .set_since(request.baseline_since);
         }
         self.canary_created_ms = request.canary_creation_times_ms().collect();
         let is_of_attempt = |pod: &str, created_at: &Timestamp| {
@@ -267,10 +271,14 @@ impl ReleaseAnalysis {
         };
         let sums = history.aggregation();
         let rounds = sums.rounds(&objective_analysis.counters, [total, second, scraped]);
-        objective_analysis
-            .state
-            .evidence
-            .learn_coarse_dispersion(&rounds.ticks, history.level());
+        // The day is known in these steps only, so the placebo releases have steps of some minutes.
+        let bets = objective_analysis.objective.bets();
+        let placebo = placebo(&rounds.ticks, HOUR_MS, bets, self.settings.analysis.alpha);
+        let evidence = &mut objective_analysis.state.evidence;
+        evidence.learn_coarse_dispersion(&rounds.ticks, history.level());
+        if placebo.releases() > 0 {
+            evidence.record_placebo(placebo.summary());
+        }
     }
 
     /// Estimates the dispersion of stable's errors from the samples between `from_ms` and the start
@@ -546,5 +554,7 @@ fn initial_checkpoint(settings: &Settings, request: &AnalysisRequest, now_ms: i6
     }
 }
 
+#[cfg(test)]
+mod size_tests;
 #[cfg(test)]
 mod tests;

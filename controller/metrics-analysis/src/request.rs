@@ -71,6 +71,9 @@ pub struct AnalysisRequest {
     pub pods_created_at: BTreeMap<String, Timestamp>,
     /// Node of each pod whose node is known, by the name of the pod. Only for messages.
     pub pod_nodes: BTreeMap<String, String>,
+    /// When the stable pods started that the canary is compared with. `None` if it is compared with
+    /// all stable pods.
+    pub baseline_since: Option<Timestamp>,
     /// What is assigned to a side as a whole. Only the stated condition of the bound depends on it.
     pub routed_unit: RoutedUnit,
     /// Effective canary weight. At zero there is no analysis.

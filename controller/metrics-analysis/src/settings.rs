@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use serin_analysis::budget::AllotmentShare;
+use serin_analysis::claim::RoutedUnit;
 use serin_analysis::counters::CounterConfig;
 use serin_analysis::objective::Timing;
 use serin_analysis::{AnalysisConfig, ObjectiveConfig};
 use serin_core::plan::{Analysis, EvidencePace};
 use serin_crds::analysis::{AnalysisSpec, ObjectiveSpec};
+use serin_crds::comparison::CountedUnit;
 use serin_crds::literals::{parse_duration, parse_percentage};
 
 use crate::counter_selectors::AnalysisError;
@@ -47,6 +49,8 @@ pub struct Settings {
     pub warm_up: Duration,
     /// Duration of the analysis after promotion.
     pub bake_time: Duration,
+    /// Whether the canary is compared with stable pods that started with it.
+    pub has_baseline: bool,
 }
 
 /// Parses a text field of the spec. Invalid values are normally rejected by the API server and the
@@ -156,6 +160,7 @@ impl Settings {
             max_duration: longest,
             warm_up,
             bake_time: watch,
+            has_baseline: spec.baseline.is_some(),
         })
     }
 
@@ -192,6 +197,11 @@ impl Settings {
         config.stale_after_ms = timing.stale_after_ms;
         config.counters = timing.counters;
         config.selector_verified = verified;
+        config.counted_unit = match spec.counted_unit() {
+            CountedUnit::Request => RoutedUnit::Request,
+            CountedUnit::Client => RoutedUnit::Client,
+            CountedUnit::Connection => RoutedUnit::Connection,
+        };
         config
     }
 }

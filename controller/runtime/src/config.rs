@@ -82,6 +82,11 @@ pub struct Config {
     /// Listen address for /healthz and /readyz
     #[arg(long, env = "SERIN_HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     pub health_address: SocketAddr,
+    /// Listen address for verdicts on releases, over HTTP without encryption. Clients need a token
+    /// for the audience serin.dev and the permission to get the Rollout. Verdicts are not served if
+    /// not set
+    #[arg(long, env = "SERIN_VERDICT_ADDRESS")]
+    pub verdict_address: Option<SocketAddr>,
     /// Directory that survives a restart of the container, for example an emptyDir. The controller
     /// records there which Rollouts it tries for the first time. If the process dies, it
     /// quarantines them after the restart. If not set, a Rollout that ends the process does so

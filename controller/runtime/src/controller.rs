@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future;
 use kube::Client;
 use kube::runtime::reflector;
+use serin_core::state::Stage;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -18,9 +19,11 @@ use crate::cluster_cache::{ClusterCache, Key, RolloutObject, Watches};
 use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::command;
 use crate::events::Events;
+use crate::guardrails::GuardrailObjects;
 use crate::local_state::LocalStates;
 use crate::memory_need::{self, MemoryCheck};
 use crate::ownership::Ownership;
+use crate::policy_status::keep_policy_status;
 use crate::queue::Lane;
 use crate::reconcile::{Context, Safeguards, reconcile};
 use crate::state_sizes::StateSizes;
@@ -92,8 +95,8 @@ impl Controller {
             events,
             analyzer: deps.analyzer,
             local_states: LocalStates::default(),
+            guardrail_objects: GuardrailObjects::default(),
             safeguards: deps.safeguards,
-            slow_namespace_share: usize::from(deps.concurrency / 2).max(1),
             dispatcher: Arc::clone(&deps.dispatcher),
         };
         Self {
@@ -105,6 +108,11 @@ impl Controller {
             admission_policy: deps.admission_policy,
             ready: watch::Sender::new(false),
         }
+    }
+
+    /// The cached objects.
+    pub fn cache(&self) -> Arc<ClusterCache> {
+        Arc::clone(&self.context.cache)
     }
 
     /// Becomes true when all caches have been listed once.
@@ -169,6 +177,7 @@ impl Controller {
             Arc::clone(&context),
             Arc::clone(&dispatcher),
         ));
+        tasks.spawn(keep_policy_status(Arc::clone(&context)));
         tasks.spawn(context.events.clone().write_queued());
 
         let (stopping, stopped) = watch::channel(false);
@@ -232,7 +241,7 @@ async fn enqueue_all_on_election(
             for rollout in context.cache.rollouts.state() {
                 let key = rollout.key();
                 if context.ownership.owns(&key) {
-                    dispatcher.enqueue(&key, context.cache.lane(&key));
+                    dispatcher.enqueue(&key, lane_after_election(&context.cache, &rollout));
                 } else {
                     // Its namespace is no longer selected.
                     context.stop(rollout.uid());
@@ -245,6 +254,22 @@ async fn enqueue_all_on_election(
             // Without an election, leadership never changes again.
             future::pending::<()>().await;
         }
+    }
+}
+
+/// How urgent the first look of a new leader at a Rollout is. What happened while nobody led must not
+/// wait for the check of thousands of Rollouts to which nothing happened.
+fn lane_after_election(cache: &ClusterCache, rollout: &RolloutObject) -> Lane {
+    let (key, state) = (rollout.key(), &rollout.status.state);
+    let commands = cache.commands.for_rollout(&key);
+    if commands.iter().any(|command| command.finished_at.is_none()) {
+        return Lane::Urgent;
+    }
+    let is_settled =
+        state.stage == Stage::Stable && state.observed_generation == rollout.generation();
+    match cache.lane(&key) {
+        Lane::Background if is_settled => Lane::Idle,
+        lane => lane,
     }
 }
 
@@ -280,5 +305,48 @@ async fn sweep_commands(context: Arc<Context>, dispatcher: Arc<Dispatcher>) {
             context.clock.now(),
         )
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster_cache::CachedCommand;
+
+    #[test]
+    fn a_new_leader_looks_first_at_what_has_happened() {
+        let (cache, mut rollouts) = ClusterCache::new();
+        let rollout = |name: &str, stage: &str, generation: u32| {
+            let object = json!({
+                "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": generation},
+                "spec": {},
+                "status": {"stage": stage, "observedGeneration": 1},
+            });
+            RolloutObject::from_json(object).unwrap()
+        };
+        let command = json!({
+            "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
+            "metadata": {"name": "abort", "namespace": "shop"},
+            "spec": {"rolloutRef": {"name": "commanded"}, "verb": "abort"},
+        });
+        let command: serin_crds::RolloutCommand = serde_json::from_value(command).unwrap();
+        cache.commands.put(CachedCommand::from(command));
+        for (rollout, lane) in [
+            (rollout("commanded", "Progressing", 1), Lane::Urgent),
+            (rollout("released", "Progressing", 1), Lane::Ongoing),
+            (rollout("changed", "Stable", 2), Lane::Background),
+            (rollout("settled", "Stable", 1), Lane::Idle),
+        ] {
+            rollouts.apply_watcher_event(&Event::Apply(rollout.clone()));
+            assert_eq!(
+                lane_after_election(&cache, &rollout),
+                lane,
+                "{}",
+                rollout.key()
+            );
+        }
     }
 }

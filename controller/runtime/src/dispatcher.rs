@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cluster_cache::Key;
+use crate::namespace_slots::NamespaceSlots;
 use crate::queue::{Lane, ReconcileQueue};
 use crate::slot_limit::SharedSlotLimit;
 
@@ -24,14 +25,25 @@ pub enum Action {
     AwaitChange,
     /// After this time.
     Requeue(Duration),
+    /// After this time, because it was not completed. It is then as urgent as it was: whoever waits
+    /// for an abort still waits.
+    Retry(Duration),
 }
 
 /// The queue, shared between those who request reconciles and the loop that runs them.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
     queue: Mutex<ReconcileQueue>,
+    namespaces: Mutex<NamespaceSlots>,
     changed: Notify,
     limit: Arc<SharedSlotLimit>,
+}
+
+/// A reconcile that is running.
+struct Running {
+    key: Key,
+    lane: Lane,
+    since: Instant,
 }
 
 impl Dispatcher {
@@ -54,6 +66,13 @@ impl Dispatcher {
         self.changed.notify_one();
     }
 
+    /// Whether so many Rollouts wait for the API server that writes of no urgency should wait too.
+    pub fn is_backed_up(&self) -> bool {
+        let queue = self.queue();
+        let waiting = queue.waiting(Lane::Ongoing) + queue.waiting(Lane::Background);
+        waiting >= self.limit.current()
+    }
+
     /// Number of Rollouts that wait in a lane.
     pub fn waiting(&self, lane: Lane) -> usize {
         self.queue().waiting(lane)
@@ -72,24 +91,25 @@ impl Dispatcher {
         R: Fn(Key) -> F,
         F: Future<Output = (Action, Lane)> + Send + 'static,
     {
-        let mut running = JoinSet::new();
-        let mut keys = HashMap::new();
+        let mut tasks = JoinSet::new();
+        let mut running = HashMap::new();
         let mut stop = std::pin::pin!(stop);
         loop {
-            while let Some((key, _)) = self.take(running.len(), slots.max(2)) {
-                let task = running.spawn(reconcile(key.clone()));
-                keys.insert(task.id(), key);
+            while let Some((key, lane)) = self.take(tasks.len(), slots.max(2)) {
+                let task = tasks.spawn(reconcile(key.clone()));
+                let since = Instant::now();
+                running.insert(task.id(), Running { key, lane, since });
             }
             let next_due = self.queue().next_due();
             tokio::select! {
-                Some(ended) = running.join_next_with_id() => {
+                Some(ended) = tasks.join_next_with_id() => {
                     let (id, next) = match ended {
                         Ok((id, next)) => (id, Some(next)),
                         // The reconcile catches its panics, and nothing aborts the task.
                         Err(error) => (error.id(), None),
                     };
-                    if let Some(key) = keys.remove(&id) {
-                        self.finish(&key, next);
+                    if let Some(ended) = running.remove(&id) {
+                        self.finish(&ended, next);
                     }
                 }
                 () = self.changed.notified() => {}
@@ -97,7 +117,7 @@ impl Dispatcher {
                 () = &mut stop => break,
             }
         }
-        while running.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
     }
 
     fn take(&self, running: usize, slots: usize) -> Option<(Key, Lane)> {
@@ -106,17 +126,28 @@ impl Dispatcher {
         }
         let reserved = (slots / 8).max(1);
         let limit = self.slot_limit().min(slots - reserved);
-        self.queue().take(Instant::now(), running >= limit)
+        let now = Instant::now();
+        let mut namespaces = self.namespaces();
+        let has_slot = |lane: Lane, namespace: &str| {
+            namespaces.has_slot(namespace, slow_share(lane, slots, limit), now)
+        };
+        let (key, lane) = self.queue().take(now, running >= limit, has_slot)?;
+        namespaces.begin(&key.namespace);
+        Some((key, lane))
     }
 
-    fn finish(&self, key: &Key, next: Option<(Action, Lane)>) {
+    fn finish(&self, ended: &Running, next: Option<(Action, Lane)>) {
+        let now = Instant::now();
         let (action, lane) = next.unwrap_or((Action::AwaitChange, Lane::Background));
-        let again_at = match action {
-            Action::AwaitChange => None,
-            Action::Requeue(after) => Some(Instant::now() + after),
+        let (again_at, lane) = match action {
+            Action::AwaitChange => (None, lane),
+            Action::Requeue(after) => (Some(now + after), lane),
+            Action::Retry(after) => (Some(now + after), lane.min(ended.lane)),
         };
-        let settles_at = Some(Instant::now() + SETTLE_TIME);
-        self.queue().finish(key, again_at, lane, settles_at);
+        let took = now.duration_since(ended.since);
+        self.namespaces().end(&ended.key.namespace, took, now);
+        let settles_at = Some(now + SETTLE_TIME);
+        self.queue().finish(&ended.key, again_at, lane, settles_at);
     }
 
     /// Waits for the next request and removes it, for tests without a running loop.
@@ -124,8 +155,10 @@ impl Dispatcher {
     pub async fn next(&self) -> (Key, Lane) {
         loop {
             if let Some((key, lane)) = self.take(0, 2) {
-                self.finish(&key, None);
-                return (key, lane);
+                let since = Instant::now();
+                let taken = Running { key, lane, since };
+                self.finish(&taken, None);
+                return (taken.key, lane);
             }
             self.changed.notified().await;
         }
@@ -134,6 +167,29 @@ impl Dispatcher {
     fn queue(&self) -> MutexGuard<'_, ReconcileQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Locked before the queue.
+    fn namespaces(&self) -> MutexGuard<'_, NamespaceSlots> {
+        self.namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Maximum number of reconciles of a namespace whose reconciles are slow, of `slots` in total and of
+/// `limit` that are not urgent.
+///
+/// That is half of the limit. If the API server itself is slow, the limit is low and every namespace
+/// is slow, and half of it would be less than the API server can bear. Urgent reconciles may use
+/// three quarters of all slots.
+fn slow_share(lane: Lane, slots: usize, limit: usize) -> usize {
+    let share = match lane {
+        Lane::Urgent => slots - slots.div_ceil(4),
+        Lane::Ongoing | Lane::Background | Lane::Idle => {
+            (limit / 2).max((slots / 4).saturating_sub(1))
+        }
+    };
+    share.max(1)
 }
 
 #[cfg(test)]
@@ -242,6 +298,87 @@ mod tests {
         dispatcher.enqueue(&key(1), Lane::Urgent);
         assert_eq!(dispatcher.take(15, 16), Some((key(1), Lane::Urgent)));
         assert_eq!(dispatcher.take(3, 16), Some((key(0), Lane::Ongoing)));
+    }
+
+    #[test]
+    fn a_slow_namespace_leaves_slots_to_the_others() {
+        let others = [Lane::Ongoing, Lane::Background].map(|lane| slow_share(lane, 32, 28));
+        assert_eq!(others, [14, 14], "the API server is fast");
+        assert_eq!(slow_share(Lane::Background, 32, 8), 7, "it is slow");
+        assert_eq!(slow_share(Lane::Urgent, 32, 8), 24);
+        assert_eq!(slow_share(Lane::Background, 2, 1), 1);
+        assert_eq!(slow_share(Lane::Urgent, 2, 1), 1);
+    }
+
+    /// Records a slow reconcile in a namespace.
+    fn slow_namespace(dispatcher: &Dispatcher, namespace: &str) {
+        let mut namespaces = dispatcher.namespaces();
+        namespaces.begin(namespace);
+        namespaces.end(namespace, Duration::from_secs(5), Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_abort_in_a_slow_namespace_does_not_wait_for_its_flood() {
+        let dispatcher = Dispatcher::default();
+        slow_namespace(&dispatcher, "shop");
+        for name in 0..100 {
+            dispatcher.enqueue(&key(name), Lane::Background);
+        }
+        let order: Vec<_> = (0..)
+            .map_while(|running| dispatcher.take(running, 32))
+            .map(|(key, _)| key)
+            .collect();
+        let expected: Vec<_> = (0..14).map(key).collect();
+        assert_eq!(order, expected, "in order, and half of the slots remain");
+        let other = Key::new("other", "r0");
+        dispatcher.enqueue(&other, Lane::Background);
+        dispatcher.enqueue(&key(50), Lane::Urgent);
+        assert_eq!(dispatcher.take(14, 32), Some((key(50), Lane::Urgent)));
+        assert_eq!(dispatcher.take(15, 32), Some((other, Lane::Background)));
+        assert_eq!(dispatcher.take(16, 32), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_is_backed_up_if_more_wait_than_may_run() {
+        let dispatcher = Dispatcher::with_limit(Arc::new(SharedSlotLimit::new(16)));
+        for name in 0..17 {
+            assert_eq!(dispatcher.is_backed_up(), name >= 16, "{name}");
+            dispatcher.enqueue(&key(name), Lane::Background);
+            dispatcher.enqueue(&key(100 + name), Lane::Idle);
+        }
+        assert!(!Dispatcher::default().is_backed_up(), "there is no limit");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_after_a_takeover_does_not_wait_for_the_check_of_all_others() {
+        let dispatcher = Dispatcher::default();
+        for name in 0..3_000 {
+            dispatcher.enqueue(&key(name), Lane::Idle);
+        }
+        dispatcher.enqueue(&key(2_999), Lane::Background);
+        assert_eq!(dispatcher.take(0, 32), Some((key(2_999), Lane::Background)));
+        assert_eq!(dispatcher.take(1, 32), Some((key(0), Lane::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_retry_is_as_urgent_as_before() {
+        for (action, lane) in [
+            (Action::Retry(Duration::from_millis(50)), Lane::Urgent),
+            (Action::Requeue(Duration::from_millis(50)), Lane::Ongoing),
+        ] {
+            let dispatcher = Dispatcher::default();
+            dispatcher.enqueue(&key(0), Lane::Urgent);
+            let (key, taken) = dispatcher.take(0, 2).unwrap();
+            let since = Instant::now();
+            let ended = Running {
+                key,
+                lane: taken,
+                since,
+            };
+            dispatcher.finish(&ended, Some((action, Lane::Ongoing)));
+            tokio::time::advance(Duration::from_millis(50)).await;
+            assert_eq!(dispatcher.take(0, 2), Some((ended.key, lane)));
+        }
     }
 
     #[tokio::test(start_paused = true)]

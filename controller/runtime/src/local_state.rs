@@ -12,9 +12,12 @@ use tokio::time::Instant;
 use crate::cluster_cache::RolloutObject;
 use crate::effects::Corrections;
 use crate::events;
+use crate::foreign_workload::ForeignWorkloadReader;
+use crate::guardrails::GuardrailReader;
 use crate::mount_failures::MountFailures;
 use crate::observe::ObservationTimes;
 use crate::planner::PlanCache;
+use crate::reconcile::PolicyResolver;
 use crate::revision;
 use crate::token_bucket::TokenBucket;
 use crate::unbound_services::UnboundServices;
@@ -41,8 +44,14 @@ pub struct LocalState {
     pub mount_failures: MountFailures,
     /// What was read of the Services of its plan that it has not bound.
     pub unbound_services: UnboundServices,
+    /// Its effective spec.
+    pub policy: PolicyResolver,
+    /// What was read for its guardrails.
+    pub guardrails: GuardrailReader,
     /// What was read of the Deployment that it takes over.
     pub workload: WorkloadReader,
+    /// What was read of the pods that it observes.
+    pub foreign_workload: ForeignWorkloadReader,
     /// How often its objects were put back lately.
     pub corrections: Corrections,
     /// How often a policy has refused to restore an object of the deleted Rollout.
@@ -66,7 +75,8 @@ pub struct LocalState {
     status_writes: TokenBucket,
     written: Option<Arc<RolloutObject>>,
     written_at: Option<Instant>,
-    pending_status: Option<(RolloutStatus, Instant)>,
+    /// A status that is written once it is stable, and since when it is. It is large and rare.
+    pending_status: Option<Box<(RolloutStatus, Instant)>>,
     effect_failures: BTreeMap<String, (u32, String)>,
 }
 
@@ -113,14 +123,12 @@ impl LocalState {
         stable_status: RolloutStatus,
         stable_for: Duration,
     ) -> Duration {
-        let since = match &self.pending_status {
-            Some((same, since)) if *same == stable_status => *since,
-            _ => {
-                self.pending_status
-                    .insert((stable_status, Instant::now()))
-                    .1
-            }
-        };
+        let pending = self.pending_status.take();
+        let pending = pending
+            .filter(|pending| pending.0 == stable_status)
+            .unwrap_or_else(|| Box::new((stable_status, Instant::now())));
+        let since = pending.1;
+        self.pending_status = Some(pending);
         stable_for.saturating_sub(since.elapsed())
     }
 

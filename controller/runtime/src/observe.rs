@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serin_core::guardrail::GuardrailReport;
 use serin_core::hold::Hold;
 use serin_core::observed::{
-    AnalysisReport, Observed, PodProblem, Programmed, ReplicaSetView, ReplicasSource, RouteView,
-    ServiceView,
+    AnalysisReport, Observed, PodProblem, Programmed, ReplicaSetView, ReplicasSource, RestartPod,
+    RouteView, ServiceView,
 };
 use serin_core::plan::{Plan, RouteKind, RouteRef, Routing};
 use serin_core::release_analysis::AnalysisDocument;
-use serin_core::state::State;
+use serin_core::state::{Restart, State};
 use serin_core::units::Revision;
 use serin_traffic::ProgrammedStatus;
 
@@ -79,6 +80,8 @@ pub struct ObserveInputs {
     pub target: Option<Revision>,
     /// The report of the metrics analysis.
     pub analysis: Option<AnalysisReport>,
+    /// What the guardrails found about the revision of the spec's template.
+    pub guardrails: GuardrailReport,
     pub incompatible_state: Option<String>,
     /// Whether the Rollout is quarantined, so that only an abort is carried out.
     pub is_quarantined: bool,
@@ -87,7 +90,7 @@ pub struct ObserveInputs {
 /// Numbers of pods, as reported in `.status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodCounts {
-    /// Active pods of all revisions.
+    /// Pods that stand for `spec.replicas`.
     pub replicas: u32,
     /// Active pods of the target revision.
     pub updated: u32,
@@ -198,17 +201,19 @@ impl Snapshot {
             .collect()
     }
 
-    /// The numbers of pods. Pods above `spec.replicas` of their ReplicaSet do not count: the
-    /// ReplicaSet controller is about to delete them, unready pods first. Counting them until then
-    /// would cost a write of the status after each scale-down.
-    pub fn counts(&self, target: Option<&Revision>) -> PodCounts {
-        let mut counts = PodCounts::default();
+    /// The numbers of pods, of which `standing` stand for `spec.replicas`
+    /// ([`serin_core::scale::ScaleReport`]). Pods above `spec.replicas` of their ReplicaSet do not
+    /// count: the ReplicaSet controller is about to delete them, unready pods first. Counting them
+    /// until then would cost a write of the status after each scale-down.
+    pub fn counts(&self, target: Option<&Revision>, standing: u32) -> PodCounts {
+        let mut counts = PodCounts {
+            replicas: standing,
+            ..PodCounts::default()
+        };
         for (revision, set) in &self.replica_sets {
             let active = || self.pods_of(set).filter(|pod| pod.active);
-            let replicas = count(active()).min(set.desired);
-            counts.replicas += replicas;
             if target == Some(revision) {
-                counts.updated = replicas;
+                counts.updated = count(active()).min(set.desired);
             }
             counts.ready += count(active().filter(|pod| pod.ready)).min(set.desired);
             counts.available += self.available(set).min(set.desired);
@@ -246,11 +251,30 @@ impl Snapshot {
         ))
     }
 
-    /// The view of a ReplicaSet, with the restarts of its pods since the release started.
+    /// The pods of a ReplicaSet that a restart still has to replace, the unavailable ones first.
+    fn restart_pods(&self, set: &CachedReplicaSet, restart: Option<&Restart>) -> Vec<RestartPod> {
+        let Some(restart) = restart else {
+            return Vec::new();
+        };
+        let pods = self.pods_of(set).filter(|pod| pod.active);
+        let old = pods.filter(|pod| pod.created_at < restart.at);
+        let mut old: Vec<RestartPod> = old
+            .map(|pod| RestartPod {
+                is_available: pod.ready,
+                name: pod.identity.key.name.clone(),
+            })
+            .collect();
+        old.sort_unstable();
+        old
+    }
+
+    /// The view of a ReplicaSet, with the restarts of its pods since the release started, and the
+    /// pods that `restart` still has to replace.
     fn replica_set(
         &self,
         set: &CachedReplicaSet,
         release_started_at: Option<Timestamp>,
+        restart: Option<&Restart>,
     ) -> ReplicaSetView {
         let pods = || self.pods_of(set).filter(|pod| pod.active);
         let restarts =
@@ -272,6 +296,7 @@ impl Snapshot {
             restarts: pods().map(restarts).sum(),
             crash: crash.map(|reason| (*reason).to_owned()),
             problem: self.pod_problem(set, release_started_at),
+            restart_pods: self.restart_pods(set, restart),
             created_at: set.created_at,
             // Other ReplicaSets have created all of their pods with the labels.
             unlabelled: set.deployment.as_ref().map_or(0, |_| set.unlabelled),
@@ -419,8 +444,12 @@ pub fn observe(
     observation_times: &mut ObservationTimes,
     now: Timestamp,
 ) -> Observed {
-    let replica_sets = snapshot.replica_sets.iter();
     let started_at = inputs.state.release_started_at;
+    let restart = inputs.state.restart.as_ref();
+    let view = |set: &CachedReplicaSet| snapshot.replica_set(set, started_at, restart);
+    let replica_sets = snapshot.replica_sets.iter();
+    let replica_sets = replica_sets.map(|(revision, set)| (revision.clone(), view(set)));
+    let replica_sets = replica_sets.collect();
     let routing = plan.services();
     observation_times.retain_named(routing);
     let service = |name: &String, observation_times: &mut ObservationTimes| {
@@ -433,14 +462,15 @@ pub fn observe(
         observed_since: *observation_times.first_at.get_or_insert(now),
         generation: inputs.generation,
         spec_problem: inputs.spec_problem,
+        spec_problem_code: None,
+        policies: Vec::new(),
+        policy_guardrails: None,
         spec_replicas: inputs.spec_replicas,
         replicas_source: inputs.replicas_source,
         plan_hash: inputs.plan_hash,
         spec_analysis: inputs.spec_analysis,
         target_revision: inputs.target,
-        replica_sets: replica_sets
-            .map(|(revision, set)| (revision.clone(), snapshot.replica_set(set, started_at)))
-            .collect(),
+        replica_sets,
         stable_service: routing.map(|routing| service(routing.stable_service(), observation_times)),
         canary_service: routing.map(|routing| service(routing.canary_service(), observation_times)),
         routes: routing
@@ -456,6 +486,7 @@ pub fn observe(
         workload: snapshot.workload.as_ref().map(WorkloadObjects::view),
         commands: pending_commands(&snapshot.commands, &snapshot.command_policy),
         analysis: inputs.analysis,
+        guardrails: inputs.guardrails,
     }
 }
 

@@ -106,8 +106,9 @@ impl fmt::Debug for Planner {
 #[derive(Debug, Default)]
 pub struct PlanCache(Option<(SpecVersion, Arc<Conversion>)>);
 
-/// The generation, and the version of the template if it is that of a Deployment.
-type SpecVersion = (i64, Option<String>);
+/// The generation, the version of the template if it is that of a Deployment, and the version of
+/// what policies contribute.
+type SpecVersion = (i64, Option<String>, Option<u64>);
 
 impl Planner {
     /// A planner with a custom conversion from a spec and the name of its Rollout.
@@ -134,7 +135,11 @@ impl Planner {
         cache: &mut PlanCache,
         attempt: Option<&Attempt>,
     ) -> Result<Arc<PlannedSpec>, PlanError> {
-        let version = (rollout.generation(), rollout.template_version.clone());
+        let version = (
+            rollout.generation(),
+            rollout.template_version.clone(),
+            rollout.policy_version(),
+        );
         if let Some((planned, conversion)) = &cache.0
             && *planned == version
         {
@@ -191,7 +196,11 @@ fn convert_spec(rollout: &RolloutObject, convert: &Convert) -> PlannedSpec {
         }
     };
     let name = rollout.metadata.name.as_deref().unwrap_or_default();
-    let plan = catch_unwind(AssertUnwindSafe(|| convert(spec, name)));
+    let convert = || match rollout.policy_problem() {
+        Some(problem) => Err(problem.message.clone()),
+        None => convert(spec, name),
+    };
+    let plan = catch_unwind(AssertUnwindSafe(convert));
     let plan = plan.unwrap_or_else(|panic| {
         let text = panic_message(panic.as_ref());
         tracing::error!(rollout = name, cause = %text, "internal error while checking a spec");

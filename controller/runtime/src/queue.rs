@@ -20,11 +20,14 @@ pub enum Lane {
     Ongoing,
     /// Everything else: new releases, drift, resyncs.
     Background,
+    /// A check of a Rollout to which nothing has happened: this process has become the leader, or a
+    /// policy was edited.
+    Idle,
 }
 
 impl Lane {
     /// All lanes, the most urgent first.
-    pub const ALL: [Self; 3] = [Self::Urgent, Self::Ongoing, Self::Background];
+    pub const ALL: [Self; 4] = [Self::Urgent, Self::Ongoing, Self::Background, Self::Idle];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Lane {
             Self::Urgent => "urgent",
             Self::Ongoing => "ongoing",
             Self::Background => "background",
+            Self::Idle => "idle",
         }
     }
 }
@@ -42,11 +46,11 @@ const MAX_PASSED_OVER: u32 = 8;
 /// A queue with lanes. Times are passed in.
 #[derive(Debug, Default)]
 pub struct ReconcileQueue {
-    lanes: [FairQueue; 3],
+    lanes: [FairQueue; 4],
     entries: HashMap<Key, Entry>,
     timers: BTreeMap<(Instant, u64), Key>,
     /// Number of Rollouts that wait, by lane.
-    waiting: [usize; 3],
+    waiting: [usize; 4],
     last_ticket: u64,
 }
 
@@ -122,8 +126,13 @@ impl ReconcileQueue {
     }
 
     /// Takes the next Rollout to reconcile and marks it as running. With `only_urgent`, other lanes
-    /// are left alone.
-    pub fn take(&mut self, now: Instant, only_urgent: bool) -> Option<(Key, Lane)> {
+    /// are left alone. Namespaces for which `has_slot` is false in a lane keep their turn in it.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        only_urgent: bool,
+        has_slot: impl Fn(Lane, &str) -> bool,
+    ) -> Option<(Key, Lane)> {
         self.add_due(now);
         let candidates = if only_urgent {
             &Lane::ALL[..1]
@@ -136,7 +145,8 @@ impl ReconcileQueue {
         });
         let order = starving.into_iter().chain(candidates.iter().copied());
         for lane in order.collect::<Vec<_>>() {
-            while let Some((key, ticket)) = self.lanes[lane as usize].pop() {
+            let has_slot = |namespace: &str| has_slot(lane, namespace);
+            while let Some((key, ticket)) = self.lanes[lane as usize].pop(has_slot) {
                 let Some(entry) = self.entries.get_mut(&key) else {
                     continue;
                 };
@@ -291,8 +301,10 @@ impl FairQueue {
             .insert(key.namespace.clone(), VecDeque::from([(key, ticket)]));
     }
 
-    fn pop(&mut self) -> Option<(Key, u64)> {
-        let namespace = self.turns.pop_front()?;
+    /// The first of the first namespace that has a slot.
+    fn pop(&mut self, has_slot: impl Fn(&str) -> bool) -> Option<(Key, u64)> {
+        let turn = self.turns.iter().position(|name| has_slot(name))?;
+        let namespace = self.turns.remove(turn)?;
         let waiting = self.namespaces.get_mut(&namespace)?;
         let first = waiting.pop_front();
         if waiting.is_empty() {
@@ -317,10 +329,15 @@ mod tests {
         Key::new(namespace, format!("r{name}"))
     }
 
+    /// Takes the next one, whatever its namespace.
+    fn take(queue: &mut ReconcileQueue, now: Instant, only_urgent: bool) -> Option<(Key, Lane)> {
+        queue.take(now, only_urgent, |_, _| true)
+    }
+
     /// Takes and finishes everything, in order.
     fn drain(queue: &mut ReconcileQueue, now: Instant) -> Vec<(Key, Lane)> {
         let mut order = Vec::new();
-        while let Some((key, lane)) = queue.take(now, false) {
+        while let Some((key, lane)) = take(queue, now, false) {
             queue.finish(&key, None, lane, None);
             order.push((key, lane));
         }
@@ -383,7 +400,7 @@ mod tests {
         let mut taken = Vec::new();
         for name in 0..100 {
             queue.add(&key("urgent", name), Lane::Urgent);
-            let (key, lane) = queue.take(now, false).unwrap();
+            let (key, lane) = take(&mut queue, now, false).unwrap();
             queue.finish(&key, None, lane, None);
             taken.push(lane);
         }
@@ -398,11 +415,11 @@ mod tests {
         let later = now + Duration::from_secs(5);
         for name in 0..2 {
             queue.add(&key("shop", name), Lane::Background);
-            let (taken, _) = queue.take(now, false).unwrap();
+            let (taken, _) = take(&mut queue, now, false).unwrap();
             queue.finish(&taken, Some(later), Lane::Ongoing, None);
         }
         assert_eq!(
-            (queue.take(now, false), queue.next_due()),
+            (take(&mut queue, now, false), queue.next_due()),
             (None, Some(later))
         );
         queue.add(&key("shop", 0), Lane::Urgent);
@@ -419,7 +436,10 @@ mod tests {
         let pause_ends = now + Duration::from_secs(5);
         let shop = key("shop", 0);
         queue.request(&shop, Lane::Ongoing, now);
-        assert_eq!(queue.take(now, false), Some((shop.clone(), Lane::Ongoing)));
+        assert_eq!(
+            take(&mut queue, now, false),
+            Some((shop.clone(), Lane::Ongoing))
+        );
         // One request arrives during the reconcile, and two after it.
         queue.request(&shop, Lane::Background, now);
         queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(settled));
@@ -427,32 +447,32 @@ mod tests {
             queue.request(&shop, lane, now);
         }
         assert_eq!(
-            (queue.take(now, false), queue.next_due()),
+            (take(&mut queue, now, false), queue.next_due()),
             (None, Some(settled))
         );
         assert_eq!(
-            queue.take(settled, false),
+            take(&mut queue, settled, false),
             Some((shop.clone(), Lane::Ongoing))
         );
         let later = settled + Duration::from_millis(50);
         queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(later));
-        assert_eq!(queue.take(settled, false), None, "they ran together");
+        assert_eq!(take(&mut queue, settled, false), None, "they ran together");
         queue.request(&shop, Lane::Background, settled);
         queue.request(&shop, Lane::Urgent, settled);
         assert_eq!(
-            queue.take(settled, false),
+            take(&mut queue, settled, false),
             Some((shop.clone(), Lane::Urgent))
         );
         queue.request(&shop, Lane::Urgent, settled);
         queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(later));
         assert_eq!(
-            queue.take(settled, false),
+            take(&mut queue, settled, false),
             Some((shop.clone(), Lane::Urgent))
         );
         queue.finish(&shop, Some(pause_ends), Lane::Ongoing, Some(later));
         queue.request(&shop, Lane::Background, later);
         assert_eq!(
-            queue.take(later, false),
+            take(&mut queue, later, false),
             Some((shop, Lane::Background)),
             "it has settled"
         );
@@ -466,12 +486,12 @@ mod tests {
             let mut queue = ReconcileQueue::default();
             let shop = key("shop", 0);
             queue.add(&shop, Lane::Urgent);
-            queue.take(now, false).unwrap();
+            take(&mut queue, now, false).unwrap();
             queue.finish(&shop, Some(now + timer), Lane::Urgent, Some(settled));
             queue.request(&shop, Lane::Background, now);
             let due = settled.min(now + timer);
             assert_eq!(queue.next_due(), Some(due));
-            assert_eq!(queue.take(due, true), Some((shop, Lane::Urgent)));
+            assert_eq!(take(&mut queue, due, true), Some((shop, Lane::Urgent)));
         }
     }
 
@@ -479,12 +499,38 @@ mod tests {
     async fn slots_for_urgent_work_take_nothing_else() {
         let mut queue = ReconcileQueue::default();
         queue.add(&key("shop", 0), Lane::Ongoing);
-        assert_eq!(queue.take(Instant::now(), true), None);
+        assert_eq!(take(&mut queue, Instant::now(), true), None);
         assert_eq!(queue.waiting(Lane::Ongoing), 1);
         queue.add(&key("shop", 0), Lane::Urgent);
         assert_eq!(
-            queue.take(Instant::now(), true),
+            take(&mut queue, Instant::now(), true),
             Some((key("shop", 0), Lane::Urgent))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_namespace_without_a_slot_keeps_its_place() {
+        let mut queue = ReconcileQueue::default();
+        for name in 0..2 {
+            queue.add(&key("slow", name), Lane::Background);
+            queue.add(&key("fast", name), Lane::Background);
+        }
+        let now = Instant::now();
+        let slow_is_full = |_: Lane, namespace: &str| namespace != "slow";
+        for name in 0..2 {
+            let taken = queue.take(now, false, slow_is_full);
+            assert_eq!(taken, Some((key("fast", name), Lane::Background)));
+        }
+        assert_eq!(queue.take(now, false, slow_is_full), None);
+        assert_eq!(queue.waiting(Lane::Background), 2);
+        queue.add(&key("slow", 1), Lane::Urgent);
+        let urgent_only = |lane: Lane, _: &str| lane == Lane::Urgent;
+        let taken = queue.take(now, false, urgent_only);
+        assert_eq!(taken, Some((key("slow", 1), Lane::Urgent)));
+        assert_eq!(
+            drain(&mut queue, now),
+            [(key("slow", 0), Lane::Background)],
+            "it is first in, first out as before"
         );
     }
 
@@ -500,7 +546,8 @@ mod tests {
         let lane = prop_oneof![
             Just(Lane::Urgent),
             Just(Lane::Ongoing),
-            Just(Lane::Background)
+            Just(Lane::Background),
+            Just(Lane::Idle)
         ];
         prop_oneof![
             (0..6_usize, lane).prop_map(|(name, lane)| Step::Add(name, lane)),
@@ -527,7 +574,7 @@ mod tests {
                         requested.insert(key("shop", name));
                     }
                     Step::Take(only_urgent) => {
-                        if let Some((key, _)) = queue.take(now, only_urgent) {
+                        if let Some((key, _)) = take(&mut queue, now, only_urgent) {
                             prop_assert!(running.insert(key.clone()), "runs twice");
                             let was_due = timers.remove(&key.name).is_some_and(|at| at <= now);
                             prop_assert!(requested.remove(&key) || was_due, "nobody asked");

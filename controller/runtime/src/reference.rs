@@ -203,6 +203,24 @@ pub const CONDITIONS: &[ConditionReference] = &[
         ],
     },
     ConditionReference {
+        name: "GuardrailsPassed",
+        meaning: "The revision of the spec meets every guardrail. Missing if no guardrail is on.",
+        reasons: &[
+            row("Passed", "True", "Every guardrail is met."),
+            row(
+                "Warnings",
+                "True",
+                "Some are not met and only reported: their mode is Warn, or an exception applies.",
+            ),
+            row(
+                "a guardrail code",
+                "False",
+                "The [hold](holds.md) of the first guardrail that holds the release. Unknown while \
+                 it waits.",
+            ),
+        ],
+    },
+    ConditionReference {
         name: "InvalidSpec",
         meaning: "The spec has a field that Serin cannot use. The last valid spec stays in effect.",
         reasons: &[
@@ -263,8 +281,8 @@ pub const CONDITIONS: &[ConditionReference] = &[
     },
 ];
 
-/// All Events, sorted by reason, except those of holds: pods that cannot run, and Services or routes
-/// that cannot be written, have an Event with the code of the hold.
+/// All Events, sorted by reason, except those of holds: pods that cannot run, Services or routes that
+/// cannot be written, and guardrails that are not met have an Event with the code of the hold.
 pub const EVENTS: &[ReasonReference] = &[
     row(
         "AnalysisAdopted",
@@ -306,6 +324,11 @@ pub const EVENTS: &[ReasonReference] = &[
         "Normal",
         "A command gives the pods back to their Deployment.",
     ),
+    row(
+        "GuardrailWarning",
+        "Warning",
+        "A release starts that does not meet a guardrail whose mode is Warn, or that has an exception.",
+    ),
     row("IncompatibleStatus", "Warning", INCOMPATIBLE.meaning),
     row(
         "Inconclusive",
@@ -323,9 +346,24 @@ pub const EVENTS: &[ReasonReference] = &[
         "The traffic is too low to analyze a release in time.",
     ),
     row(
+        "ObservedReleaseEnded",
+        "Normal",
+        "With `mode: Observe`: the release of the other controller is over.",
+    ),
+    row(
+        "ObservedReleaseStarted",
+        "Normal",
+        "With `mode: Observe`: the other controller releases a revision.",
+    ),
+    row(
         "OrphansAdopted",
         "Normal",
         "A new Rollout found pods that serve already: their revision is stable.",
+    ),
+    row(
+        "ProgressDeadlineExceeded",
+        "Warning",
+        "The release has made no progress in time. It is not aborted, as `progressDeadlineAbort` says.",
     ),
     row("Promoted", "Normal", "The revision is stable now."),
     row(
@@ -348,6 +386,16 @@ pub const EVENTS: &[ReasonReference] = &[
         "ReplicasKept",
         "Normal",
         "`spec.replicas` was removed. The number of pods stays.",
+    ),
+    row(
+        "Restarted",
+        "Normal",
+        "The command `restart` is complete: all pods have been replaced.",
+    ),
+    row(
+        "Restarting",
+        "Normal",
+        "The command `restart` begins to replace the pods.",
     ),
     row(
         "RestoreAbandoned",
@@ -408,6 +456,16 @@ pub const EVENTS: &[ReasonReference] = &[
         "WorkloadGivenBack",
         "Normal",
         "The pods belong to their Deployment again.",
+    ),
+    row(
+        "WouldPromote",
+        "Normal",
+        "With `mode: Observe`: the evidence suffices to promote the release.",
+    ),
+    row(
+        "WouldRollBack",
+        "Warning",
+        "With `mode: Observe`: Serin would have rolled the release back.",
     ),
 ];
 

@@ -26,6 +26,7 @@ use crate::reconcile::Safeguards;
 use crate::slot_limit::SharedSlotLimit;
 use crate::telemetry::{self, Metrics};
 use crate::uninstall::{self, UninstallError};
+use crate::verdict_server::verdict_router;
 use crate::watchdog;
 
 /// Errors that end the process.
@@ -94,6 +95,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Arc::clone(&ownership),
         Arc::clone(&dispatcher),
     );
+    let review_client = client.clone();
     let controller = Controller::new(ControllerDeps {
         client,
         namespaces: scope.watched_namespaces(),
@@ -110,10 +112,16 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let ready = controller.ready();
     let metrics_server = serve(config.metrics_address, http::metrics_router(metrics), &stop);
     let health_server = serve(config.health_address, http::health_router(ready), &stop);
+    let verdict_server = serve_optional(
+        config.verdict_address,
+        verdict_router(review_client, controller.cache()),
+        &stop,
+    );
     let ended = tokio::select! {
         ended = controller.run(wait_until_set(stop.clone()), config.shutdown_grace) => ended.map_err(RunError::from),
         error = metrics_server => Err(error),
         error = health_server => Err(error),
+        error = verdict_server => Err(error),
     };
     if let Some(election) = election {
         election.release().await;
@@ -131,6 +139,18 @@ async fn serve(address: SocketAddr, router: Router, stop: &watch::Receiver<bool>
         },
         // The server stopped because of the shutdown.
         Ok(()) => std::future::pending().await,
+    }
+}
+
+/// The same for endpoints that are off without an address.
+async fn serve_optional(
+    address: Option<SocketAddr>,
+    router: Router,
+    stop: &watch::Receiver<bool>,
+) -> RunError {
+    match address {
+        Some(address) => serve(address, router, stop).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -34,6 +34,7 @@ impl StateSizes {
             ("services", cache.services.entry_count()),
             ("endpointslices", cache.slices.entry_count()),
             ("rolloutcommands", cache.commands.entry_count()),
+            ("policies", cache.policies.entry_count()),
             ("claims", cache.claim_count()),
             ("local states", self.context.local_states.entry_count()),
             ("journal", safeguards.journal.record_count()),

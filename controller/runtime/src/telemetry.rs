@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use serin_core::guardrail::Finding;
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
@@ -135,6 +136,12 @@ struct AnalysisLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct GuardrailLabels {
+    guardrail: &'static str,
+    effect: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ErrorLabel {
     error: &'static str,
 }
@@ -142,6 +149,11 @@ struct ErrorLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct LaneLabel {
     lane: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PolicyLabel {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -168,6 +180,9 @@ pub struct Metrics {
     weight_changes: Counter,
     quarantined: Gauge,
     queue_waiting: Family<LaneLabel, Gauge>,
+    policies: Family<PolicyLabel, Gauge>,
+    policy_resolutions: Counter,
+    guardrail_findings: Family<GuardrailLabels, Counter>,
     rollouts: Gauge,
     memory_needed_bytes: Gauge,
     memory_limit_bytes: Gauge,
@@ -199,6 +214,9 @@ impl Metrics {
             weight_changes: Counter::default(),
             quarantined: Gauge::default(),
             queue_waiting: Family::default(),
+            policies: Family::default(),
+            policy_resolutions: Counter::default(),
+            guardrail_findings: Family::default(),
             rollouts: Gauge::default(),
             memory_needed_bytes: Gauge::default(),
             memory_limit_bytes: Gauge::default(),
@@ -275,6 +293,7 @@ impl Metrics {
             "Rollouts that wait to be reconciled, by lane",
             self.queue_waiting.clone(),
         );
+        self.register_policies(registry);
         registry.register("rollouts", "Rollouts in the cache", self.rollouts.clone());
         self.register_memory(registry);
         registry.register(
@@ -287,6 +306,24 @@ impl Metrics {
             "1 if the admission policy that verifies commands is in force, 0 if it is missing or \
              not configured",
             self.admission_policy_in_force.clone(),
+        );
+    }
+
+    fn register_policies(&self, registry: &mut Registry) {
+        registry.register(
+            "policies",
+            "RolloutPolicies by state: ready, or invalid if one of their fields cannot be used",
+            self.policies.clone(),
+        );
+        registry.register(
+            "policy_resolutions",
+            "Effective specs that were resolved from policies and templates",
+            self.policy_resolutions.clone(),
+        );
+        registry.register(
+            "guardrail_findings",
+            "Problems that guardrails found in revisions, by guardrail and effect: hold or report",
+            self.guardrail_findings.clone(),
         );
     }
 
@@ -388,6 +425,37 @@ impl Metrics {
     pub fn set_quarantined(&self, count: usize) {
         self.quarantined
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of RolloutPolicies that are ready and of those that are invalid.
+    pub fn set_policies(&self, ready: usize, invalid: usize) {
+        for (state, count) in [("ready", ready), ("invalid", invalid)] {
+            self.policies
+                .get_or_create(&PolicyLabel { state })
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Number of effective specs that were resolved.
+    pub fn policy_resolutions(&self) -> u64 {
+        self.policy_resolutions.get()
+    }
+
+    /// Counts the resolution of an effective spec.
+    pub fn record_policy_resolution(&self) {
+        self.policy_resolutions.inc();
+    }
+
+    /// Counts a problem that a guardrail found in a revision.
+    pub fn record_guardrail_finding(&self, finding: &Finding) {
+        let effect = if finding.is_holding() {
+            "hold"
+        } else {
+            "report"
+        };
+        let guardrail = finding.guardrail.as_str();
+        let labels = GuardrailLabels { guardrail, effect };
+        self.guardrail_findings.get_or_create(&labels).inc();
     }
 
     /// Sets the number of Rollouts that wait in a lane of the queue.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{DynamicObject, ListParams};
-use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use serin_core::state::Stage;
 use serin_crds::api_status;
@@ -20,8 +19,8 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::cluster_cache::{
-    Availability, CachedRoute, CachedService, ClusterCache, Discovery, Key, RolloutObject,
-    RouteCache,
+    Availability, CachedRoute, CachedService, CheckedObject, ClusterCache, Discovery, Key,
+    RolloutObject, RouteCache,
 };
 use crate::election::{Candidate, Election, Leadership};
 use crate::reconcile::{ResourceRestorer, release_finalizer};
@@ -165,7 +164,7 @@ async fn release_all(
 ) -> Result<ReleaseCount, UninstallError> {
     let mut count = ReleaseCount::default();
     let mut params = ListParams::default().limit(PAGE_SIZE);
-    let api: Api<DeserializeGuard<RolloutObject>> = namespace.map_or_else(
+    let api: Api<CheckedObject<RolloutObject>> = namespace.map_or_else(
         || Api::all(client.clone()),
         |namespace| Api::namespaced(client.clone(), namespace),
     );
@@ -178,7 +177,7 @@ async fn release_all(
             }
             Err(error) => return Err(UninstallError::List(error)),
         };
-        for DeserializeGuard(rollout) in page.items {
+        for CheckedObject(rollout) in page.items {
             let Ok(rollout) = rollout else { continue };
             let key = rollout.key();
             match release(client, &rollout, leadership, metrics, clock).await {

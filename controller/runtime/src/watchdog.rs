@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::journal::{Journal, Subject};
 
@@ -27,10 +27,6 @@ const TICK: Duration = Duration::from_millis(250);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Maximum time to log the reason before the exit. The thread that stalls may hold the log's lock.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time after which a reconcile is slow: it waits for the API server or for a webhook.
-const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// Time for which a namespace is slow after its last slow reconcile.
-const SLOW_FOR: Duration = Duration::from_secs(30);
 
 /// The reconciles that are in progress.
 #[derive(Clone, Debug, Default)]
@@ -40,14 +36,11 @@ pub struct InProgress(Arc<Mutex<Entries>>);
 struct Entries {
     next_id: u64,
     by_id: HashMap<u64, Entry>,
-    /// Namespaces with slow reconciles, and until when they are slow.
-    slow_namespaces: HashMap<String, Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
     subject: Subject,
-    since: Instant,
     /// Number of watchdog ticks for which it has computed without waiting. `None` while it waits.
     computing: Option<u32>,
 }
@@ -68,17 +61,6 @@ impl InProgress {
             poll
         })
         .await
-    }
-
-    /// Whether a namespace with slow reconciles already has `share` of them in progress. Fast ones
-    /// are not limited.
-    pub fn exceeds_share(&self, namespace: &str, share: usize) -> bool {
-        let entries = self.lock();
-        let in_progress = entries.by_id.values();
-        let same = in_progress.filter(|entry| entry.subject.namespace == namespace);
-        let now = Instant::now();
-        let until = entries.slow_namespaces.get(namespace);
-        until.is_some_and(|until| now < *until) && same.count() >= share
     }
 
     /// Counts a tick of the watchdog. Returns the reconcile that has computed for the longest time,
@@ -112,7 +94,6 @@ impl<'a> Tracked<'a> {
         entries.next_id = id.wrapping_add(1);
         let entry = Entry {
             subject,
-            since: Instant::now(),
             computing: None,
         };
         entries.by_id.insert(id, entry);
@@ -128,15 +109,7 @@ impl<'a> Tracked<'a> {
 
 impl Drop for Tracked<'_> {
     fn drop(&mut self) {
-        let mut entries = self.registry.lock();
-        let removed = entries.by_id.remove(&self.id);
-        if let Some(slow) = removed.filter(|entry| entry.since.elapsed() >= SLOW_AFTER) {
-            let now = Instant::now();
-            entries.slow_namespaces.retain(|_, until| now < *until);
-            entries
-                .slow_namespaces
-                .insert(slow.subject.namespace, now + SLOW_FOR);
-        }
+        self.registry.lock().by_id.remove(&self.id);
     }
 }
 
@@ -364,20 +337,5 @@ mod tests {
         let stall = watchdog.tick().unwrap();
         assert!(stall.is_runtime_blocked);
         assert_eq!(stall.subject, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_namespaces_with_slow_reconciles_are_limited() {
-        let in_progress = InProgress::default();
-        let slow = Tracked::insert(&in_progress, subject("one"));
-        let _second = Tracked::insert(&in_progress, subject("two"));
-        assert!(!in_progress.exceeds_share("shop", 1));
-        tokio::time::advance(SLOW_AFTER).await;
-        drop(slow);
-        assert!(in_progress.exceeds_share("shop", 1));
-        assert!(!in_progress.exceeds_share("shop", 2));
-        assert!(!in_progress.exceeds_share("other", 0));
-        tokio::time::advance(SLOW_FOR).await;
-        assert!(!in_progress.exceeds_share("shop", 1));
     }
 }

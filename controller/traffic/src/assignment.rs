@@ -9,6 +9,17 @@ use crate::router::router_for;
 /// gRPC.
 const MULTIPLEXED: [&str; 2] = ["kubernetes.io/h2c", "grpc"];
 
+/// Annotation of a Service with which Traefik sets a cookie that keeps a client on one pod.
+const STICKY_ANNOTATION: &str = "traefik.ingress.kubernetes.io/service.sticky.cookie";
+
+/// The annotation of a Service that asks for sticky sessions, if it has one.
+pub fn sticky_annotation<'a>(
+    mut annotations: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Option<&'a str> {
+    let sticky = annotations.find(|(name, value)| *name == STICKY_ANNOTATION && *value == "true");
+    sticky.map(|(name, _)| name)
+}
+
 /// The fields of a Service that affect which pod a request reaches.
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceFacts<'a> {
@@ -16,6 +27,8 @@ pub struct ServiceFacts<'a> {
     pub name: &'a str,
     /// `spec.sessionAffinity`.
     pub session_affinity: Option<&'a str>,
+    /// The annotation that asks for sticky sessions, from [`sticky_annotation`].
+    pub sticky_annotation: Option<&'a str>,
     /// `appProtocol` of each port, in the order of `spec.ports`.
     pub app_protocols: &'a [Option<&'a str>],
 }
@@ -36,6 +49,16 @@ pub fn assignment_unit(
         .find(|service| service.session_affinity == Some("ClientIP"));
     if let Some(service) = affine {
         let why = format!("Service {}: spec.sessionAffinity is ClientIP", service.name);
+        return AssignmentUnit::Client { why };
+    }
+    let sticky = services.iter().find_map(|service| {
+        let annotation = service.sticky_annotation?;
+        Some(format!(
+            "Service {}: annotation {annotation} is true",
+            service.name
+        ))
+    });
+    if let Some(why) = sticky {
         return AssignmentUnit::Client { why };
     }
     let Some(routes) = routes else {
@@ -104,6 +127,7 @@ mod tests {
         ServiceFacts {
             name,
             session_affinity: Some(session_affinity),
+            sticky_annotation: None,
             app_protocols,
         }
     }
@@ -157,6 +181,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_sticky_cookie_of_the_ingress_controller_assigns_clients() {
+        let name = STICKY_ANNOTATION;
+        assert_eq!(sticky_annotation([(name, "false")].into_iter()), None);
+        let sticky_annotation = sticky_annotation([("a", "true"), (name, "true")].into_iter());
+        assert_eq!(sticky_annotation, Some(name));
+        let services = [ServiceFacts {
+            sticky_annotation,
+            ..service("shop", "None", &[])
+        }];
+        assert_eq!(
+            assignment_unit(None, Some("shop"), &services),
+            client(&format!("Service shop: annotation {name} is true"))
+        );
     }
 
     #[test]

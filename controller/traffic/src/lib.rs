@@ -25,7 +25,7 @@ use json_patch::Patch;
 use serde_json::Value;
 use serin_core::units::Weight;
 
-pub use assignment::{ServiceFacts, assignment_unit};
+pub use assignment::{ServiceFacts, assignment_unit, sticky_annotation};
 pub use error::RouteError;
 pub use original::{OriginalBackend, OriginalRule, OriginalWeights};
 pub use programmed::ProgrammedStatus;

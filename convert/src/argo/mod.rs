@@ -100,7 +100,7 @@ fn deadlines(spec: &mut Fields, draft: &mut RolloutDraft) {
             spec.path("progressDeadlineSeconds"),
             "after the deadline the release is aborted; Argo Rollouts only reports it without \
              progressDeadlineAbort",
-            "raise it if pods may take longer to start",
+            "raise it if pods may take longer to start, or set progressDeadlineAbort: false",
         );
     }
     draft.copy(spec, &["progressDeadlineSeconds"]);
@@ -135,6 +135,7 @@ fn convert_canary(
             .extend(value.map(|value| (field.to_owned(), value)));
     }
     delays(canary, draft);
+    limits(canary, draft);
     if canary.flag("dynamicStableScale") {
         if draft.has_router() {
             draft
@@ -187,6 +188,43 @@ fn services(names: &Names, draft: &mut RolloutDraft) {
                     .extend(service.map(|name| (field.to_owned(), json!(name))));
             }
         }
+    }
+}
+
+/// Fields about pods that are the same, apart from how they are written.
+fn limits(canary: &mut Fields, draft: &mut RolloutDraft) {
+    // Without a router Argo Rollouts ignores it.
+    let min_pods = canary.take("minPodsPerReplicaSet");
+    let min_pods = min_pods.filter(|_| draft.has_router());
+    draft
+        .canary
+        .extend(min_pods.map(|pods| ("minPodsPerReplicaSet".to_owned(), pods)));
+    if let Some(mut threshold) = canary.object("replicaProgressThreshold") {
+        let is_percentage = threshold.text("type").as_deref() == Some("Percentage");
+        let value = threshold.take("value").unwrap_or(Value::Null);
+        let value = if is_percentage {
+            json!(format!("{value}%"))
+        } else {
+            value
+        };
+        draft
+            .canary
+            .insert("replicaProgressThreshold".to_owned(), value);
+        threshold.finish(&mut draft.notes);
+    }
+    let Some(anti_affinity) = canary.take("antiAffinity") else {
+        return;
+    };
+    if draft.spec.contains_key("workloadRef") {
+        draft.notes.lost(
+            canary.path("antiAffinity"),
+            "it cannot be used with workloadRef",
+            "write a podAntiAffinity into the pod template of the Deployment",
+        );
+    } else {
+        draft
+            .canary
+            .insert("antiAffinity".to_owned(), anti_affinity);
     }
 }
 

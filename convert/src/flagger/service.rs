@@ -154,6 +154,30 @@ fn other_router(
     None
 }
 
+/// Reports the fields that have no counterpart in an HTTPRoute, or need a filter by hand.
+fn report_lost_fields(service: &mut Fields, draft: &mut RolloutDraft) {
+    for (field, fix) in [
+        ("retries", "add a retry policy of the Gateway"),
+        (
+            "headers",
+            "add a RequestHeaderModifier filter to the HTTPRoute",
+        ),
+        ("mirror", "add a RequestMirror filter to the HTTPRoute"),
+        ("corsPolicy", "add a policy of the Gateway"),
+        (
+            "backendTimeout",
+            "add timeouts.backendRequest to the HTTPRoute",
+        ),
+    ] {
+        let path = service.path(field);
+        if service.take(field).is_some() {
+            draft
+                .notes
+                .lost(path, "it is not part of the HTTPRoute", fix);
+        }
+    }
+}
+
 /// Writes the HTTPRoute that Flagger generates from `service`.
 fn route(
     set: &Objects<'_>,
@@ -213,34 +237,64 @@ fn route(
             rule.insert("matches".to_owned(), Value::Array(converted));
         }
     }
+    let path = service.path("rewrite");
+    if let Some(rewrite) = service.take("rewrite") {
+        match url_rewrite(&rewrite, rule.get("matches")) {
+            Some(filters) if filters.is_empty() => {}
+            Some(filters) => {
+                rule.insert("filters".to_owned(), Value::Array(filters));
+            }
+            None => draft.notes.lost(
+                path,
+                "it is not part of the HTTPRoute",
+                "add a URLRewrite filter to the HTTPRoute",
+            ),
+        }
+    }
     if let Some(timeout) = service.text("timeout") {
         rule.insert("timeouts".to_owned(), json!({"request": timeout}));
     }
-    for (field, fix) in [
-        ("retries", "add a retry policy of the Gateway"),
-        ("rewrite", "add a URLRewrite filter to the HTTPRoute"),
-        (
-            "headers",
-            "add a RequestHeaderModifier filter to the HTTPRoute",
-        ),
-        ("mirror", "add a RequestMirror filter to the HTTPRoute"),
-        ("corsPolicy", "add a policy of the Gateway"),
-        (
-            "backendTimeout",
-            "add timeouts.backendRequest to the HTTPRoute",
-        ),
-    ] {
-        let path = service.path(field);
-        if service.take(field).is_some() {
-            draft
-                .notes
-                .lost(path, "it is not part of the HTTPRoute", fix);
-        }
-    }
+    report_lost_fields(service, draft);
     let rules = vec![Value::Object(rule)];
     draft
         .others
         .push(http_route(&names.apex, namespace, parents, &hosts, rules));
+}
+
+/// A rewrite of Istio as filters of a rule with these matches. Empty if nothing is rewritten, `None`
+/// if it has no counterpart.
+fn url_rewrite(rewrite: &Value, matches: Option<&Value>) -> Option<Vec<Value>> {
+    let fields = rewrite.as_object()?;
+    if fields
+        .keys()
+        .any(|field| field != "uri" && field != "authority")
+    {
+        return None;
+    }
+    let mut filter = Map::new();
+    if let Some(host) = rewrite["authority"].as_str() {
+        filter.insert("hostname".to_owned(), json!(host));
+    }
+    if let Some(uri) = rewrite["uri"].as_str() {
+        let every = json!([{"path": {"type": "PathPrefix", "value": "/"}}]);
+        let matches = matches.unwrap_or(&every).as_array()?;
+        let all = |kind: &str| matches.iter().all(|found| found["path"]["type"] == kind);
+        let is_same = matches.iter().all(|found| found["path"]["value"] == uri);
+        let path = if all("PathPrefix") {
+            json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": uri})
+        } else if all("Exact") {
+            json!({"type": "ReplaceFullPath", "replaceFullPath": uri})
+        } else {
+            return None;
+        };
+        if !is_same {
+            filter.insert("path".to_owned(), path);
+        }
+    }
+    if filter.is_empty() {
+        return Some(Vec::new());
+    }
+    Some(vec![json!({"type": "URLRewrite", "urlRewrite": filter})])
 }
 
 /// A match of Istio or Gateway API as one of Gateway API. `None` if it has no counterpart.
@@ -256,4 +310,45 @@ fn route_match(source: &Value) -> Option<Value> {
         ("Exact", uri["exact"].as_str()?)
     };
     Some(json!({"path": {"type": kind, "value": value}}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(kind: &str, value: &str) -> Value {
+        json!([{"path": {"type": kind, "value": value}}])
+    }
+
+    #[test]
+    fn a_rewrite_becomes_a_filter_that_fits_the_match() {
+        let rewrite = json!({"uri": "/v2"});
+        let prefix = url_rewrite(&rewrite, Some(&matches("PathPrefix", "/v1"))).unwrap();
+        let path = &prefix[0]["urlRewrite"]["path"];
+        assert_eq!(
+            path,
+            &json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/v2"})
+        );
+        let exact = url_rewrite(&rewrite, Some(&matches("Exact", "/v1"))).unwrap();
+        assert_eq!(exact[0]["urlRewrite"]["path"]["replaceFullPath"], "/v2");
+        let host = url_rewrite(&json!({"authority": "a.example"}), None).unwrap();
+        assert_eq!(host[0]["urlRewrite"], json!({"hostname": "a.example"}));
+    }
+
+    #[test]
+    fn a_rewrite_of_everything_to_itself_needs_no_filter() {
+        assert_eq!(url_rewrite(&json!({"uri": "/"}), None), Some(Vec::new()));
+        let root = matches("PathPrefix", "/");
+        assert_eq!(
+            url_rewrite(&json!({"uri": "/"}), Some(&root)),
+            Some(Vec::new())
+        );
+    }
+
+    #[test]
+    fn a_rewrite_without_a_counterpart_is_reported() {
+        assert_eq!(url_rewrite(&json!({"uriRegexRewrite": {}}), None), None);
+        let regex = matches("RegularExpression", "/v[0-9]");
+        assert_eq!(url_rewrite(&json!({"uri": "/"}), Some(&regex)), None);
+    }
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use serin_core::plan::Analysis;
 
-use super::checks;
 use super::problem::Problems;
 use super::values::{DAY, HOUR, MILLISECOND, SECOND, parse_duration_in};
+use super::{baseline, checkpoint_size, checks};
 use crate::analysis::{
     AnalysisSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec, VariantsSpec,
 };
+use crate::analysis_template::ParameterValue;
+use crate::comparison::CountedUnit;
 use crate::literals::parse_percentage;
 use crate::rollout::RolloutSpec;
+use crate::status::{RELEASE_ANALYSIS_BYTES, serialized_bytes};
 
 const PATH: &str = "spec.analysis";
 const DEFAULT_MAX_DURATION: Duration = HOUR;
@@ -29,6 +32,8 @@ const MAX_FALSE_ROLLBACK_PROBABILITY: f64 = 0.1;
 
 pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<Analysis> {
     let analysis = spec.analysis.as_ref()?;
+    check_size(analysis, problems);
+    checkpoint_size::check(analysis, problems);
     if analysis.objectives.is_empty() && analysis.checks.is_empty() {
         let fix = "add one, for example {name: availability, objective: 99.9, indicator: traefik}";
         problems.required(
@@ -41,6 +46,15 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     let mut names = BTreeSet::new();
     for (index, objective) in analysis.objectives.iter().enumerate() {
         let path = format!("{PATH}.objectives[{index}]");
+        if is_unresolved(
+            &format!("{path}.ref"),
+            objective.reference.as_ref(),
+            problems,
+        ) {
+            continue;
+        }
+        let (template, parameters) = (&objective.analysis_template, &objective.parameters);
+        check_reference_fields(&path, template.as_ref(), parameters, problems);
         if !names.insert(&objective.name) {
             problems.invalid(
                 format!("{path}.name"),
@@ -77,7 +91,53 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
         warm_up: warm_up.unwrap_or(Analysis::DEFAULT_WARM_UP),
         checks,
         bake,
+        baseline_pods: baseline::baseline_pods(spec, analysis, problems),
     })
+}
+
+/// The status of a release contains its analysis.
+fn check_size(analysis: &AnalysisSpec, problems: &mut Problems) {
+    if serialized_bytes(analysis) > RELEASE_ANALYSIS_BYTES {
+        let value = format!("more than {RELEASE_ANALYSIS_BYTES} bytes of JSON");
+        let fix = "shorten the queries and their arguments, or use recording rules";
+        problems.invalid(
+            PATH,
+            &value,
+            "it does not fit into the status of a release",
+            fix,
+        );
+    }
+}
+
+/// Fields of a reference without one.
+pub(super) fn check_reference_fields(
+    path: &str,
+    analysis_template: Option<&String>,
+    parameters: &[ParameterValue],
+    problems: &mut Problems,
+) {
+    let problem = "it belongs to a reference, but ref is not set";
+    let fix = "add ref, or remove it";
+    if let Some(template) = analysis_template {
+        problems.invalid(format!("{path}.analysisTemplate"), template, problem, fix);
+    }
+    if !parameters.is_empty() {
+        problems.invalid(format!("{path}.parameters"), &parameters, problem, fix);
+    }
+}
+
+/// Whether an objective or a check is still a reference. The controller resolves references before
+/// it makes a plan.
+pub(super) fn is_unresolved(
+    path: &str,
+    reference: Option<&String>,
+    problems: &mut Problems,
+) -> bool {
+    let Some(name) = reference else { return false };
+    let problem = "it refers to a RolloutPolicy or an AnalysisTemplate, which is not known here";
+    let fix = "add --policy FILE to kubectl serin lint or effective, or write it out";
+    problems.invalid(path, name, problem, fix);
+    true
 }
 
 fn max_duration(analysis: &AnalysisSpec, problems: &mut Problems) -> Duration {
@@ -122,10 +182,26 @@ fn check_objective(path: &str, objective: &ObjectiveSpec, routed: bool, problems
         );
     }
     check_source(path, objective, routed, problems);
+    check_unit(path, objective, problems);
+}
+
+/// A histogram counts requests.
+fn check_unit(path: &str, objective: &ObjectiveSpec, problems: &mut Problems) {
+    let unit = objective.counted_unit();
+    if objective.latency.is_some() && unit != CountedUnit::Request {
+        let problem = "a latency objective counts requests, because its histogram does";
+        let fix = "remove unit, or replace latency with counters of slow sessions";
+        problems.invalid(format!("{path}.counters.unit"), &unit, problem, fix);
+    }
 }
 
 /// Checks that there is exactly one source of counters, and that it can be used.
 fn check_source(path: &str, objective: &ObjectiveSpec, routed: bool, problems: &mut Problems) {
+    if let Some(reference) = &objective.indicator_ref {
+        let path = format!("{path}.indicatorRef.name");
+        is_unresolved(&path, Some(&reference.name), problems);
+        return;
+    }
     match (&objective.indicator, &objective.counters) {
         (Some(indicator @ Indicator::EnvoyGateway), None) => {
             let problem = "it counts all backends of a rule together, so canary and stable cannot be distinguished";

@@ -76,6 +76,9 @@ pub(super) fn canary(spec: &RolloutSpec, is_routed: bool, problems: &mut Problem
             fix,
         );
     }
+    check_anti_affinity(spec, problems);
+    let min_pods_per_replica_set = min_pods(canary, problems);
+    let replica_progress_threshold = progress_threshold(canary, problems);
     let pace = pace::pace(spec, is_routed, problems);
     let analysis: Option<Analysis> = analysis::analysis(spec, problems);
     Canary {
@@ -84,6 +87,8 @@ pub(super) fn canary(spec: &RolloutSpec, is_routed: bool, problems: &mut Problem
         scale_down_delay,
         abort_scale_down_delay,
         dynamic_stable_scale: canary.dynamic_stable_scale.unwrap_or(false),
+        min_pods_per_replica_set,
+        replica_progress_threshold,
         pace,
         analysis,
         pod_restart_limit,
@@ -92,19 +97,88 @@ pub(super) fn canary(spec: &RolloutSpec, is_routed: bool, problems: &mut Problem
 
 /// A number of pods or a percentage, as in a Deployment. Defaults to 25 %.
 fn amount(field: &str, value: Option<&IntOrString>, problems: &mut Problems) -> Amount {
-    let Some(value) = value else {
-        return MAX_SURGE_DEFAULT;
-    };
+    let amount = value.and_then(|value| parse_amount(field, value, problems));
+    amount.unwrap_or(MAX_SURGE_DEFAULT)
+}
+
+/// A number of pods or a percentage. Records a problem and returns `None` if it is neither.
+fn parse_amount(field: &str, value: &IntOrString, problems: &mut Problems) -> Option<Amount> {
     let amount = match value {
         IntOrString::Int(pods) => u32::try_from(*pods).ok().map(Amount::Pods),
         IntOrString::String(text) => whole_percentage(text).map(Amount::Percent),
     };
-    amount.unwrap_or_else(|| {
+    if amount.is_none() {
         let problem = "it is neither a number of pods nor a whole percentage from 0% to 100%";
         let fix = "use for example 1, or in quotes \"25%\"";
         problems.invalid(format!("{PATH}.{field}"), value, problem, fix);
-        MAX_SURGE_DEFAULT
-    })
+    }
+    amount
+}
+
+/// Checks the anti-affinity between revisions. It is not part of the plan: only new pods have it.
+fn check_anti_affinity(spec: &RolloutSpec, problems: &mut Problems) {
+    let Some(anti_affinity) = &spec.strategy.canary.anti_affinity else {
+        return;
+    };
+    let path = format!("{PATH}.antiAffinity");
+    let preferred = anti_affinity.preferred_during_scheduling_ignored_during_execution;
+    let required = anti_affinity.required_during_scheduling_ignored_during_execution;
+    if preferred.is_some() == required.is_some() {
+        problems.invalid(
+            path.clone(),
+            anti_affinity,
+            "it is either required or preferred",
+            "set exactly one of requiredDuringSchedulingIgnoredDuringExecution and \
+             preferredDuringSchedulingIgnoredDuringExecution",
+        );
+    }
+    if let Some(preferred) = preferred.filter(|preferred| !(1..=100).contains(&preferred.weight)) {
+        problems.invalid(
+            format!("{path}.preferredDuringSchedulingIgnoredDuringExecution.weight"),
+            &preferred.weight,
+            "it is not a weight of a preference",
+            "use 1 to 100",
+        );
+    }
+    if spec.workload_ref.is_some() || spec.adopt.is_some() {
+        let problem = "a Deployment would restart the pods when they are given back";
+        let fix = "remove it, or remove spec.workloadRef and spec.adopt";
+        problems.invalid(path, anti_affinity, problem, fix);
+    }
+}
+
+/// The fewest pods of a side with requests; 0 if the spec sets none.
+fn min_pods(canary: &CanarySpec, problems: &mut Problems) -> u32 {
+    let Some(pods) = canary.min_pods_per_replica_set else {
+        return 0;
+    };
+    let pods = u32::try_from(pods).unwrap_or(0);
+    if pods == 0 {
+        problems.invalid(
+            format!("{PATH}.minPodsPerReplicaSet"),
+            &canary.min_pods_per_replica_set,
+            "a side that receives requests needs a pod",
+            "use 1 or more",
+        );
+    }
+    // One pod is what every side has: the plan is that of a spec without the field.
+    if pods == 1 { 0 } else { pods }
+}
+
+/// The available pods that suffice. `None` if all of them are needed.
+fn progress_threshold(canary: &CanarySpec, problems: &mut Problems) -> Option<Amount> {
+    let field = "replicaProgressThreshold";
+    let value = canary.replica_progress_threshold.as_ref()?;
+    match parse_amount(field, value, problems)? {
+        Amount::Pods(0) | Amount::Percent(0) => {
+            let problem = "no pod would be waited for";
+            let fix = "use for example \"95%\"";
+            problems.invalid(format!("{PATH}.{field}"), value, problem, fix);
+            None
+        }
+        Amount::Percent(100) => None,
+        amount => Some(amount),
+    }
 }
 
 fn whole_percentage(text: &str) -> Option<u32> {
@@ -227,6 +301,10 @@ fn check_router_only_fields(canary: &CanarySpec, problems: &mut Problems) {
     if canary.dynamic_stable_scale == Some(true) {
         let problem = "without trafficRouting the replica counts determine the weights";
         problems.invalid(format!("{PATH}.dynamicStableScale"), &true, problem, fix);
+    }
+    if let Some(pods) = canary.min_pods_per_replica_set {
+        let problem = "without trafficRouting the replica counts determine the weights";
+        problems.invalid(format!("{PATH}.minPodsPerReplicaSet"), &pods, problem, fix);
     }
 }
 

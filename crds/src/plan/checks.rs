@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serin_core::plan::{BakePlan, Canary};
 
+use super::analysis::{check_reference_fields, is_unresolved};
 use super::problem::{CANARY, Problems};
 use super::values::{DAY, SECOND, non_negative, parse_duration_in};
 use super::{pace, steps};
@@ -30,6 +31,11 @@ pub(super) fn required_checks(
     let mut names = BTreeSet::new();
     for (index, check) in analysis.checks.iter().enumerate() {
         let path = format!("{PATH}.checks[{index}]");
+        if is_unresolved(&format!("{path}.ref"), check.reference.as_ref(), problems) {
+            continue;
+        }
+        let (template, parameters) = (&check.analysis_template, &check.parameters);
+        check_reference_fields(&path, template.as_ref(), parameters, problems);
         if !names.insert(&check.name) {
             problems.invalid(
                 format!("{path}.name"),

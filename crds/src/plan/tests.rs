@@ -362,6 +362,31 @@ fn each_invalid_field_of_the_analysis_is_reported() {
 }
 
 #[test]
+fn an_analysis_that_does_not_fit_into_the_status_of_a_release_is_refused() {
+    let checks = |count: usize| -> Vec<Value> {
+        let check = |index: usize| {
+            json!({
+                "name": format!("check-{index}"), "query": "up", "condition": "result[0] > 0.0",
+                "args": [{"name": "long", "value": "x".repeat(10_000)}],
+            })
+        };
+        (0..count).map(check).collect()
+    };
+    let errors = |count: usize| {
+        let errors = routed(json!({"analysis": {"checks": checks(count)}})).plan("shop");
+        errors.map_or_else(|errors| errors.to_string(), |_| String::new())
+    };
+    assert!(!errors(12).contains("bytes of JSON"), "{}", errors(12));
+    assert!(
+        errors(14).contains(
+            "spec.analysis: Invalid value: \"more than 131072 bytes of JSON\": it does not fit"
+        ),
+        "{}",
+        errors(14)
+    );
+}
+
+#[test]
 fn each_invalid_field_of_an_objective_is_reported() {
     let objective = |change: Value| {
         let mut objective = json!({"name": "a", "objective": 99, "indicator": "traefik"});
@@ -434,6 +459,109 @@ fn each_invalid_field_of_an_objective_is_reported() {
     ]);
 }
 
+fn with_baseline(objective: Value, canary: Value) -> RolloutSpec {
+    routed(json!({
+        "analysis": {"baseline": {"replicas": 2}, "objectives": [objective]},
+        "strategy": {"canary": canary},
+    }))
+}
+
+#[test]
+fn a_baseline_needs_series_that_distinguish_pods() {
+    let counters = |variants: Value| json!({"name": "a", "objective": 99, "counters": {"total": "a", "errors": "b", "variants": variants}});
+    let pod = json!({"name": "a", "objective": 99, "indicator": "pod"});
+    let by_label = json!({"label": "app", "canary": "a", "stable": "b"});
+    for accepted in [
+        pod,
+        counters(Value::Null),
+        counters(json!({"podLabel": "kubernetes_pod"})),
+    ] {
+        let spec = with_baseline(accepted, json!({}));
+        let analysis = plan(&spec).canary().analysis.clone().unwrap();
+        assert_eq!(analysis.baseline_pods, Some(2));
+    }
+    for (refused, path) in [
+        (
+            json!({"name": "a", "objective": 99, "indicator": "traefik"}),
+            "indicator",
+        ),
+        (counters(by_label), "counters.variants"),
+    ] {
+        let errors = with_baseline(refused, json!({}))
+            .plan("shop")
+            .unwrap_err()
+            .to_string();
+        let expected = format!("spec.analysis.objectives[0].{path}: Invalid value: ");
+        assert!(
+            errors.starts_with(&expected)
+                && errors.contains("does not distinguish pods")
+                && errors.contains("use the indicator pod"),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn a_baseline_needs_a_router_and_a_stable_side_that_does_not_shrink() {
+    let pod = json!({"name": "a", "objective": 99, "indicator": "pod"});
+    for (canary, problem) in [
+        (json!({"trafficRouting": null}), "without a router"),
+        (json!({"dynamicStableScale": true}), "dynamicStableScale"),
+    ] {
+        let errors = with_baseline(pod.clone(), canary)
+            .plan("shop")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            errors.starts_with("spec.analysis.baseline: Invalid value: {\"replicas\":2}: ")
+                && errors.contains(problem)
+                && errors.contains("remove baseline"),
+            "{errors}"
+        );
+    }
+    let mut none = with_baseline(pod, json!({}));
+    let baseline = none.analysis.as_mut().unwrap().baseline.as_mut().unwrap();
+    baseline.replicas = 0;
+    assert_eq!(invalid_paths(&none), ["spec.analysis.baseline.replicas"]);
+}
+
+#[test]
+fn a_latency_objective_counts_requests() {
+    let spec = routed(json!({"analysis": {"objectives": [{
+        "name": "a", "objective": 99, "latency": {"threshold": "1s"},
+        "counters": {"total": "http_request_duration_seconds_count", "unit": "Client"},
+    }]}}));
+    assert_eq!(
+        invalid_paths(&spec),
+        ["spec.analysis.objectives[0].counters.unit"]
+    );
+}
+
+#[test]
+fn objectives_whose_state_may_not_fit_into_the_status_are_refused() {
+    let spec = |with_endpoints: usize| {
+        let objective = |index: usize| {
+            let mut objective = json!({
+                "name": format!("latency-{index}"), "objective": 99, "indicator": "pod",
+                "latency": {"threshold": "1s", "guard": "Hold"},
+            });
+            if index < with_endpoints {
+                objective["endpointLabel"] = json!("route");
+            }
+            objective
+        };
+        let objectives: Vec<_> = (0..8).map(objective).collect();
+        routed(json!({"analysis": {"objectives": objectives}}))
+    };
+    assert!(spec(2).plan("shop").is_ok());
+    assert_eq!(
+        spec(3).plan("shop").unwrap_err().to_string(),
+        "spec.analysis.objectives: Invalid value: \"8 objectives, 8 with latency.guard, 3 with \
+         endpointLabel\": their state can have 266 KiB, more than the 256 KiB that fit into the \
+         status; use fewer objectives, or remove endpointLabel or latency.guard from some of them"
+    );
+}
+
 #[test]
 fn the_pod_indicator_needs_no_router_and_latency_needs_no_errors() {
     let analysis =
@@ -464,6 +592,10 @@ fn fields_that_need_a_router_or_an_analysis_are_rejected_without_one() {
             vec![format!("{at}.dynamicStableScale")],
         ),
         (
+            json!({"strategy": {"canary": {"minPodsPerReplicaSet": 2}}}),
+            vec![format!("{at}.minPodsPerReplicaSet")],
+        ),
+        (
             json!({"strategy": {"canary": {"pace": {}}}}),
             vec!["spec.analysis".to_owned(), format!("{at}.trafficRouting")],
         ),
@@ -483,6 +615,75 @@ fn fields_that_need_a_router_or_an_analysis_are_rejected_without_one() {
     for (change, paths) in table {
         assert_eq!(invalid_paths(&spec(change.clone())), paths, "{change}");
     }
+}
+
+#[test]
+fn a_limit_of_what_a_release_waits_for_is_a_number_of_pods_above_zero() {
+    let canary =
+        |field: &str, value: &Value| routed(json!({"strategy": {"canary": {field: value}}}));
+    for value in [
+        json!(0),
+        json!("0%"),
+        json!("101%"),
+        json!(-1),
+        json!("5"),
+        json!("5.5%"),
+    ] {
+        assert_eq!(
+            invalid_paths(&canary("replicaProgressThreshold", &value)),
+            ["spec.strategy.canary.replicaProgressThreshold"],
+            "{value}"
+        );
+    }
+    for value in [json!(0), json!(-2)] {
+        assert_eq!(
+            invalid_paths(&canary("minPodsPerReplicaSet", &value)),
+            ["spec.strategy.canary.minPodsPerReplicaSet"],
+            "{value}"
+        );
+    }
+    let plan_of = |field: &str, value: &Value| canary(field, value).plan("shop").unwrap();
+    let none = routed(json!({})).plan("shop").unwrap();
+    assert_eq!(plan_of("replicaProgressThreshold", &json!("100%")), none);
+    assert_eq!(plan_of("minPodsPerReplicaSet", &json!(1)), none);
+    assert_eq!(
+        plan_of("replicaProgressThreshold", &json!("95%"))
+            .canary()
+            .replica_progress_threshold,
+        Some(Amount::Percent(95))
+    );
+    assert_eq!(
+        plan_of("minPodsPerReplicaSet", &json!(2))
+            .canary()
+            .min_pods_per_replica_set,
+        2
+    );
+}
+
+#[test]
+fn an_anti_affinity_is_required_or_preferred_with_a_weight() {
+    let anti_affinity =
+        |value: Value| routed(json!({"strategy": {"canary": {"antiAffinity": value}}}));
+    let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {}});
+    let preferred = |weight: i32| json!({"preferredDuringSchedulingIgnoredDuringExecution": {"weight": weight}});
+    let at = "spec.strategy.canary.antiAffinity";
+    let weight = format!("{at}.preferredDuringSchedulingIgnoredDuringExecution.weight");
+    for valid in [required.clone(), preferred(1), preferred(100)] {
+        assert!(anti_affinity(valid).plan("shop").is_ok());
+    }
+    let mut both = required.clone();
+    merge(&mut both, preferred(5));
+    for (invalid, path) in [
+        (json!({}), at),
+        (both, at),
+        (preferred(0), weight.as_str()),
+        (preferred(101), weight.as_str()),
+    ] {
+        assert_eq!(invalid_paths(&anti_affinity(invalid)), [path]);
+    }
+    let mut adopting = anti_affinity(required);
+    adopting.adopt = serde_json::from_value(json!({"deployment": "shop"})).unwrap();
+    assert_eq!(invalid_paths(&adopting), [at]);
 }
 
 #[test]

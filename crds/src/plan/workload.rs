@@ -9,7 +9,7 @@ const FIX: &str = "set spec.selector and spec.template, or spec.workloadRef";
 pub(super) fn check_workload(spec: &RolloutSpec, problems: &mut Problems) {
     let has_own = !is_unset(&spec.template) || !is_unset(&spec.selector);
     let Some(reference) = &spec.workload_ref else {
-        if is_unset(&spec.template) {
+        if is_unset(&spec.template) && !spec.observes() {
             problems.required("spec.template", "the pods are not described", FIX);
         }
         return;
@@ -51,5 +51,13 @@ pub(super) fn check_workload(spec: &RolloutSpec, problems: &mut Problems) {
             why,
             "remove spec.adopt",
         );
+    }
+}
+
+/// The selector of a Rollout that observes pods whose template it does not know.
+pub(super) fn check_observed_selector(spec: &RolloutSpec, problems: &mut Problems) {
+    if spec.workload_ref.is_none() && is_unset(&spec.selector) {
+        let fix = "set spec.selector to that of the Deployment or Rollout to observe";
+        problems.required("spec.selector", "the pods to observe are not known", fix);
     }
 }

@@ -6,9 +6,10 @@ mod size;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serin_core::state::State;
+use serin_core::state::{SCHEMA_VERSION, State};
 use serin_core::state_reader::{self, STATE_FIELDS, UnreadableField, remove_unreadable};
 use serin_core::text::Name;
 
@@ -17,7 +18,8 @@ pub use analysis::{
     EvidenceStatus, LatencyGuardStatus,
 };
 pub use size::{
-    CHECKPOINT_BYTES, ORIGINAL_ROUTES_BYTES, SELECTOR_BYTES, STATUS_BYTES, serialized_bytes,
+    CHECKPOINT_BYTES, ENDPOINTS_BYTES, LATENCY_GUARD_BYTES, OBJECTIVE_BYTES, ORIGINAL_ROUTES_BYTES,
+    RELEASE_ANALYSIS_BYTES, SELECTOR_BYTES, STATUS_BYTES, serialized_bytes,
 };
 
 /// A status as far as it could be read.
@@ -61,7 +63,8 @@ pub struct RolloutStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Number of pods of all revisions.
+    /// Number of pods that stand for `spec.replicas`, for autoscalers: equal to it once they exist,
+    /// and never more. Pods that a release needs in addition are not included.
     pub replicas: i32,
     /// Number of pods of the current revision.
     pub updated_replicas: i32,
@@ -69,13 +72,42 @@ pub struct RolloutStatus {
     pub ready_replicas: i32,
     /// Number of available pods of all revisions.
     pub available_replicas: i32,
-    /// Label selector of the pods in string form, for autoscalers. Unset if it is longer than 2,048
-    /// bytes.
+    /// Label selector of the pods that receive requests, in string form, for autoscalers. During a
+    /// release it selects the pods of both sides once the canary receives requests. Unset if it is
+    /// longer than 2,048 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 }
 
 impl RolloutStatus {
+    /// As [`RolloutStatus::read`], from JSON text. The status of this version of the controller, which
+    /// is nearly every one, is read without a tree of values.
+    pub fn read_text(status: &str) -> PersistedStatus {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Summary {
+            schema_version: u32,
+            holds: Vec<IgnoredAny>,
+        }
+        let read: Result<(Summary, Self), serde_json::Error> = serde_json::from_str(status)
+            .and_then(|summary| {
+                let status = serde_json::from_str(status)?;
+                Ok((summary, status))
+            });
+        match read {
+            Ok((summary, status))
+                if summary.schema_version <= SCHEMA_VERSION
+                    && summary.holds.len() == status.state.holds.len() =>
+            {
+                PersistedStatus {
+                    status,
+                    ..PersistedStatus::default()
+                }
+            }
+            _ => Self::read(serde_json::from_str(status).unwrap_or_default()),
+        }
+    }
+
     /// Reads a status of any version of the controller, field by field if necessary.
     pub fn read(status: Value) -> PersistedStatus {
         let Value::Object(mut fields) = status else {
@@ -138,4 +170,42 @@ pub struct OriginalRoute {
     /// Canary Service in these rules. Defaults to the one in the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary_service: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_from_text_as_from_values() {
+        let hold = json!({"cause": "OfAnotherVersion", "message": "x"});
+        for status in [
+            json!({}),
+            json!({
+                "schemaVersion": 1, "phase": "Paused", "stage": "Progressing",
+                "observedGeneration": 3, "currentRevision": "b", "replicas": 2,
+                "step": {"index": 1}, "weights": {"desired": 20}, "stageSince": "2026-01-01T00:00:00Z",
+                "conditions": [{
+                    "type": "Healthy", "status": "True", "reason": "Healthy", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }],
+                "analysis": {
+                    "revision": "b", "startedAt": "2026-01-01T00:00:00Z",
+                    "checkpoint": {"a": [1.5, null]},
+                },
+                "fieldOfTheFuture": {"a": 1},
+            }),
+            json!({"phase": "Paused", "holds": [hold]}),
+            json!({"schemaVersion": 99, "phase": "Paused"}),
+            json!({"phase": 3, "stage": "Previewing", "stableRevision": "v1"}),
+            json!({"replicas": "many", "phase": "Healthy"}),
+            json!(null),
+            json!([1]),
+        ] {
+            let read = RolloutStatus::read_text(&status.to_string());
+            assert_eq!(read, RolloutStatus::read(status));
+        }
+    }
 }

@@ -12,10 +12,17 @@ use super::RolloutStatus;
 /// Maximum size of a status as JSON, without the active plan and the checkpoint of the analysis.
 /// Longer messages are shortened.
 pub const STATUS_BYTES: usize = 64 << 10;
-/// Maximum size of the checkpoint of an analysis as JSON. A release with a larger one is held. With
-/// the maximum number of objectives and of buckets a checkpoint has about 210 KiB, and 10 KiB more for
-/// each objective with `endpointLabel`.
+/// Maximum size of the checkpoint of an analysis as JSON. A release with a larger one is held. A spec
+/// whose objectives could have a larger one, by the sizes below, is refused.
 pub const CHECKPOINT_BYTES: usize = 256 << 10;
+/// Maximum size of the state of one objective as JSON.
+pub const OBJECTIVE_BYTES: usize = 12 << 10;
+/// Maximum additional size of the state of an objective with `latency.guard` as JSON.
+pub const LATENCY_GUARD_BYTES: usize = 16 << 10;
+/// Maximum additional size of the state of an objective with `endpointLabel` as JSON.
+pub const ENDPOINTS_BYTES: usize = 14 << 10;
+/// Maximum size of `spec.analysis` as JSON. `status.releaseAnalysis` contains it during a release.
+pub const RELEASE_ANALYSIS_BYTES: usize = 128 << 10;
 /// Maximum size of all original routes together as JSON. A route that does not fit is not changed.
 pub const ORIGINAL_ROUTES_BYTES: usize = 12 << 10;
 /// Maximum length of the selector.
@@ -48,7 +55,7 @@ pub fn serialized_bytes(value: &impl Serialize) -> usize {
 
 impl RolloutStatus {
     /// Shortens messages until the status has at most [`STATUS_BYTES`] without its plan, the
-    /// analysis of the release and its checkpoint, which have their own bounds. All lists of the
+    /// analysis, the policies and the checkpoint of the release, which have their own bounds. All lists of the
     /// status have a maximum length.
     pub fn limit_size(&mut self) {
         let is_large = |status: &Self| {
@@ -56,7 +63,12 @@ impl RolloutStatus {
             let analysis = status.analysis.as_ref().map_or(0, serialized_bytes);
             let fixed = status.state.release_analysis.as_ref();
             let fixed = fixed.map_or(0, serialized_bytes);
+            let policies = serialized_bytes(&status.state.release_policies);
+            let guardrails = status.state.release_guardrails.as_ref();
+            let guardrails = guardrails.map_or(0, serialized_bytes);
+            let of_policies = policies.saturating_add(guardrails);
             let own_bounds = plan.saturating_add(analysis).saturating_add(fixed);
+            let own_bounds = own_bounds.saturating_add(of_policies);
             serialized_bytes(status).saturating_sub(own_bounds) > STATUS_BYTES
         };
         for bytes in MESSAGE_LENGTHS {
@@ -109,7 +121,11 @@ impl RolloutStatus {
         let releases = state.history.iter_mut();
         let abort = state.abort.iter_mut().map(|abort| &mut abort.message);
         let lifted = state.freeze_override.iter_mut();
+        let observed = state.observation.iter_mut();
+        let observed = observed.filter_map(|observation| observation.release.as_mut());
+        let decisions = observed.filter_map(|release| release.would_have.as_mut());
         let of_state = std::iter::once(&mut state.message)
+            .chain(decisions.map(|decision| &mut decision.message))
             .chain(abort)
             .chain(lifted.map(|lifted| &mut lifted.reason))
             .chain(state.holds.iter_mut().map(|hold| &mut hold.message))

@@ -67,6 +67,19 @@ fn the_status_permits_values_of_later_versions() {
     });
 }
 
+// With an owner for each field, `metadata.managedFields` becomes larger than the status.
+#[test]
+fn every_status_has_one_owner_as_a_whole() {
+    for_each_schema(|path, schema| {
+        let is_status = path
+            .split_once('.')
+            .is_some_and(|(_, field)| field == "status");
+        if is_status {
+            assert_eq!(schema["x-kubernetes-map-type"], "atomic", "{path}");
+        }
+    });
+}
+
 #[test]
 fn no_field_is_nullable_or_unsigned_and_only_replicas_has_a_default() {
     let mut defaults = Vec::new();

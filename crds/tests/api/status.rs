@@ -9,11 +9,15 @@ use proptest::option;
 use proptest::prelude::*;
 use serin_core::command::{CommandOutcome, CommandResult};
 use serin_core::hold::{Hold, HoldCode};
+use serin_core::observation::{
+    HypotheticalDecision, HypotheticalResult, Observation, ObservedRelease,
+};
 use serin_core::plan::{
     Amount, Analysis, ArmBinding, BakePlan, Canary, CanaryScale, EvidencePace, Exposure, Pace,
     Plan, Requirements, RouteKind, RouteRef, Routing, Step, Strategy as Rollout, Workload,
 };
 use serin_core::release_analysis::{AnalysisDocument, ReleaseAnalysis};
+use serin_core::release_policy::ReleasePolicy;
 use serin_core::state::{
     Abort, AbortCause, ActivePlan, AdoptedWorkload, Bake, Drain, FreezeOverride, HandledCommand,
     Pause, PauseReason, Phase, Progress, ReleaseRecord, ReleaseResult, ReplicasKept,
@@ -111,12 +115,15 @@ prop_compose! {
         (max_surge, max_unavailable) in (amount(), amount()),
         (scale_down_delay, abort_scale_down_delay) in (duration(), duration()),
         dynamic_stable_scale in any::<bool>(),
+        min_pods_per_replica_set in any::<u32>(),
+        replica_progress_threshold in option::of(amount()),
         pace in pace(),
         analysis in option::of(analysis()),
         pod_restart_limit in any::<u32>(),
     ) -> Canary {
         Canary {
-            max_surge, max_unavailable, scale_down_delay, abort_scale_down_delay, dynamic_stable_scale, pace, analysis,
+            max_surge, max_unavailable, scale_down_delay, abort_scale_down_delay, dynamic_stable_scale,
+            min_pods_per_replica_set, replica_progress_threshold, pace, analysis,
             pod_restart_limit,
         }
     }
@@ -126,13 +133,14 @@ prop_compose! {
     fn plan()(
         replicas in any::<u32>(),
         progress_deadline in duration(),
+        progress_deadline_abort in any::<bool>(),
         revision_history_limit in 0..1_000_usize,
         rollback_window in 0..1_000_usize,
         paused in any::<bool>(),
         exposure in exposure(),
         canary in canary(),
     ) -> Plan {
-        Plan { replicas, progress_deadline, revision_history_limit, rollback_window, paused, workload: Workload::Owned, exposure,
+        Plan { replicas, progress_deadline, progress_deadline_abort, revision_history_limit, rollback_window, paused, workload: Workload::Owned, exposure,
             strategy: Rollout::Canary(canary) }
     }
 }
@@ -211,20 +219,44 @@ fn release_analysis() -> impl Strategy<Value = ReleaseAnalysis> {
         )
 }
 
+fn document() -> impl Strategy<Value = AnalysisDocument> {
+    prop::num::f64::NORMAL
+        .prop_map(|number| AnalysisDocument::from(serde_json::json!({"a": {"b": number}})))
+}
+
+fn release_policy() -> impl Strategy<Value = ReleasePolicy> {
+    ("[a-z]{1,8}", any::<bool>(), option::of(document())).prop_map(|(name, required, defaults)| {
+        ReleasePolicy {
+            name: name.into(),
+            required,
+            defaults,
+        }
+    })
+}
+
 fn requirements() -> impl Strategy<Value = Requirements> {
     (names(), names()).prop_map(|(objectives, checks)| Requirements { objectives, checks })
 }
 
 fn analysis() -> impl Strategy<Value = Analysis> {
     let bake = (duration(), names()).prop_map(|(duration, checks)| BakePlan { duration, checks });
-    (duration(), duration(), names(), option::of(bake)).prop_map(
-        |(max_duration, warm_up, checks, bake)| Analysis {
-            max_duration,
-            warm_up,
-            checks,
-            bake,
-        },
+    let baseline_pods = option::of(1..100_u32);
+    (
+        duration(),
+        duration(),
+        names(),
+        option::of(bake),
+        baseline_pods,
     )
+        .prop_map(
+            |(max_duration, warm_up, checks, bake, baseline_pods)| Analysis {
+                max_duration,
+                warm_up,
+                checks,
+                bake,
+                baseline_pods,
+            },
+        )
 }
 
 fn command() -> impl Strategy<Value = HandledCommand> {
@@ -266,6 +298,44 @@ fn replicas_kept() -> impl Strategy<Value = ReplicasKept> {
     (0..1_000_u32, option::of(time())).prop_map(|(count, until)| ReplicasKept { count, until })
 }
 
+fn hypothetical_decision() -> impl Strategy<Value = HypotheticalDecision> {
+    let result = prop::sample::select(vec![
+        HypotheticalResult::Promoted,
+        HypotheticalResult::RolledBack,
+    ]);
+    let cause = option::of(prop::sample::select(AbortCause::ALL.to_vec()));
+    (result, time(), cause, text()).prop_map(|(result, at, cause, message)| HypotheticalDecision {
+        result,
+        at,
+        cause,
+        message: message.into(),
+    })
+}
+
+fn observation() -> impl Strategy<Value = Observation> {
+    let release = (
+        revision(),
+        time(),
+        option::of(time()),
+        option::of(Just(ReleaseResult::Promoted)),
+        option::of(hypothetical_decision()),
+    );
+    let release =
+        release.prop_map(
+            |(revision, started_at, ended_at, result, would_have)| ObservedRelease {
+                revision,
+                started_at,
+                ended_at,
+                result,
+                would_have,
+            },
+        );
+    (option::of(text()), option::of(release)).prop_map(|(workload, release)| Observation {
+        workload: workload.map(Into::into),
+        release,
+    })
+}
+
 fn workload() -> impl Strategy<Value = AdoptedWorkload> {
     let phase = prop::sample::select(vec![
         WorkloadPhase::TakingOver,
@@ -289,21 +359,25 @@ prop_compose! {
         plan in option::of((text(), plan()).prop_map(|(hash, spec)| ActivePlan { hash, spec })).boxed(),
         (stage_since, restarting, bake) in (option::of(time()), any::<bool>(), option::of(bake())),
         (release_started_at, progress) in (option::of(time()), option::of(progress())).boxed(),
-        (growing_since, replicas_scaled, replicas_kept) in
-            (option::of(time()), any::<bool>(), option::of(replicas_kept())).boxed(),
+        (growing_since, replicas_scaled, replicas_kept, baseline_since) in
+            (option::of(time()), any::<bool>(), option::of(replicas_kept()), option::of(time())).boxed(),
         step in option::of((0..100_usize, time()).prop_map(|(index, started_at)| StepPosition { index, started_at })),
         weights in (weight(), option::of(weight()), option::of(time()), option::of(0..1_000_u32), option::of(weight()))
             .prop_map(|(desired, verified, since, pods, cap)| Weights { desired, verified, since, pods, cap }),
         (pause, abort, freeze_override, release_analysis) in
             (option::of(pause()), option::of(abort()), option::of(freeze_override()), option::of(release_analysis())).boxed(),
+        (release_policies, release_guardrails) in
+            (vec(release_policy(), 0..3), option::of(document())).boxed(),
         draining in vec((revision(), time()).prop_map(|(revision, until)| Drain { revision, until }), 0..3),
         commands in vec(command(), 0..3).boxed(),
-        (history, workload) in (vec(release(), 0..3), option::of(workload())).boxed(),
+        (history, workload, observation) in
+            (vec(release(), 0..3), option::of(workload()), option::of(observation())).boxed(),
         holds in vec(hold(), 0..3).boxed(),
     ) -> State {
         State {
-            schema_version: SCHEMA_VERSION, holds, observed_generation, phase, message, stable_revision, current_revision, plan, release_analysis, stage, stage_since, release_started_at, progress,
-            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, bake, freeze_override, draining, workload, commands, history,
+            schema_version: SCHEMA_VERSION, holds, observed_generation, phase, message, stable_revision, current_revision, plan, release_analysis, release_policies, release_guardrails, stage, stage_since, release_started_at, progress,
+            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, bake, baseline_since, freeze_override, draining, workload, observation, commands, history,
+            ..State::default()
         }
     }
 }

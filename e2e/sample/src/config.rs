@@ -13,16 +13,21 @@ use axum::http::HeaderValue;
 /// Upper limit of delays. A larger value is most likely in the wrong unit.
 const MAX_DELAY_MS: u64 = 3_600_000;
 
+/// Upper limit of the CPU time of a request. A longer one would stop the probes.
+const MAX_CPU_US: u64 = 100_000;
+
 /// The supported variables, in the order of the crate documentation.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 16] = [
     "VERSION",
     "PORT",
     "BIND_ADDRESS",
     "ERROR_RATE",
     "ERROR_AFTER_MS",
+    "ERROR_UNTIL_MS",
     "SEED",
     "LATENCY_MS",
     "LATENCY_JITTER_MS",
+    "CPU_US",
     "START_DELAY_MS",
     "NEVER_READY",
     "CRASH_ON_START",
@@ -55,12 +60,16 @@ pub struct Config {
     pub error_fraction: f64,
     /// Time after the start before the first request fails.
     pub error_after: Duration,
+    /// Time after the start from which no request fails. `None` if requests always may.
+    pub error_until: Option<Duration>,
     /// Seed of the random numbers. `None` takes a seed from the system.
     pub seed: Option<u64>,
     /// Minimum duration of a request.
     pub latency: Duration,
     /// Maximum additional random duration of a request.
     pub latency_jitter: Duration,
+    /// CPU time that each request takes.
+    pub cpu_time: Duration,
     /// Time after the start before the service becomes ready. `None` if it never does.
     pub ready_after: Option<Duration>,
     /// Whether to exit before listening.
@@ -113,9 +122,11 @@ impl Config {
             listen: SocketAddr::new(address, port),
             error_fraction: reader.percentage("ERROR_RATE"),
             error_after: reader.delay("ERROR_AFTER_MS").unwrap_or_default(),
+            error_until: reader.delay("ERROR_UNTIL_MS"),
             seed: reader.optional("SEED", "set a whole number from 0 to 18446744073709551615"),
             latency: reader.delay("LATENCY_MS").unwrap_or_default(),
             latency_jitter: reader.delay("LATENCY_JITTER_MS").unwrap_or_default(),
+            cpu_time: reader.cpu_time("CPU_US").unwrap_or_default(),
             ready_after: (!never_ready).then_some(start_delay.unwrap_or_default()),
             crash_on_start: reader.flag("CRASH_ON_START"),
             crash_after_requests: reader
@@ -204,6 +215,16 @@ impl EnvironmentReader {
         Some(Duration::from_millis(milliseconds))
     }
 
+    fn cpu_time(&mut self, variable: &str) -> Option<Duration> {
+        let fix = format!("set a whole number of microseconds, at most {MAX_CPU_US}");
+        let microseconds = self.optional(variable, &fix)?;
+        if microseconds > MAX_CPU_US {
+            self.problem(variable, &fix);
+            return None;
+        }
+        Some(Duration::from_micros(microseconds))
+    }
+
     /// Reads a percentage as a fraction.
     fn percentage(&mut self, variable: &str) -> f64 {
         let fix = "set a percentage of requests from 0 to 100 without a sign, such as 3 or 0.05";
@@ -283,9 +304,11 @@ mod tests {
             ("BIND_ADDRESS", "127.0.0.1"),
             ("ERROR_RATE", "0.05"),
             ("ERROR_AFTER_MS", "900"),
+            ("ERROR_UNTIL_MS", "1900"),
             ("SEED", "7"),
             ("LATENCY_MS", "20"),
             ("LATENCY_JITTER_MS", "5"),
+            ("CPU_US", "250"),
             ("NEVER_READY", "true"),
             ("CRASH_ON_START", "true"),
             ("CRASH_AFTER_REQUESTS", "100"),
@@ -301,9 +324,11 @@ mod tests {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 error_fraction: 0.0005,
                 error_after: Duration::from_millis(900),
+                error_until: Some(Duration::from_millis(1900)),
                 seed: Some(7),
                 latency: Duration::from_millis(20),
                 latency_jitter: Duration::from_millis(5),
+                cpu_time: Duration::from_micros(250),
                 ready_after: None,
                 crash_on_start: true,
                 crash_after_requests: Some(100),

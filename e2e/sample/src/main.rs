@@ -11,15 +11,21 @@
 //! | `BIND_ADDRESS` | `0.0.0.0` | the IP address to listen on |
 //! | `ERROR_RATE` | `0` | percentage of requests that get status 500, at random (`3`, `0.05`) |
 //! | `ERROR_AFTER_MS` | `0` | time after the start before the first request fails |
+//! | `ERROR_UNTIL_MS` | (forever) | time after the start from which no request fails |
 //! | `SEED` | from the system | seed of the random numbers, for repeatable runs |
 //! | `LATENCY_MS` | `0` | minimum duration of every request |
 //! | `LATENCY_JITTER_MS` | `0` | additional random duration, uniform up to this value |
+//! | `CPU_US` | `0` | CPU time of each request in microseconds |
 //! | `START_DELAY_MS` | `0` | time after the start before the service becomes ready |
 //! | `NEVER_READY` | `false` | the service never becomes ready |
 //! | `CRASH_ON_START` | `false` | exit with code 1 before listening |
 //! | `CRASH_AFTER_REQUESTS` | (never) | exit with code 1 instead of a response after this many requests |
 //! | `CRASH_AFTER_MS` | (never) | time after the start at which the process exits with code 1 |
 //! | `DRAIN_MS` | `2000` | time to keep accepting requests after SIGTERM |
+//!
+//! A request with the header `x-broken` fails. Requests with the header `x-session` also count their
+//! session, once in each pod. `POST /fault?slow_percent=20&latency_ms=150` slows requests of this pod
+//! down, as a slow node does.
 //!
 //! On SIGTERM or SIGINT the service becomes unready and sends `connection: close`, but keeps
 //! serving for `DRAIN_MS` while routers remove its endpoint. Then it stops listening, finishes the
@@ -28,7 +34,9 @@
 
 mod config;
 mod metrics;
+mod pod_fault;
 mod service;
+mod sessions;
 
 use std::{
     io::{self, Write as _},

@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::sessions::EndedSessions;
+
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -34,6 +36,8 @@ pub struct Metrics {
     succeeded: Counter,
     failed: Counter,
     duration: Histogram,
+    sessions: Counter,
+    sessions_with_error: Counter,
 }
 
 impl Metrics {
@@ -65,11 +69,24 @@ impl Metrics {
             "How long the service took to answer",
             durations,
         );
+        let (sessions, sessions_with_error) = (Counter::default(), Counter::default());
+        registry.register(
+            "sessions",
+            "Sessions that have ended",
+            Counter::clone(&sessions),
+        );
+        registry.register(
+            "sessions_with_error",
+            "Sessions that have ended and had a failed request",
+            Counter::clone(&sessions_with_error),
+        );
         Self {
             registry,
             succeeded,
             failed,
             duration,
+            sessions,
+            sessions_with_error,
         }
     }
 
@@ -77,6 +94,12 @@ impl Metrics {
     pub fn count(&self, ok: bool, took: Duration) {
         if ok { &self.succeeded } else { &self.failed }.inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts sessions that have ended.
+    pub fn count_sessions(&self, ended: EndedSessions) {
+        self.sessions.inc_by(ended.all);
+        self.sessions_with_error.inc_by(ended.with_error);
     }
 
     /// The metrics in the `OpenMetrics` text format.

@@ -10,11 +10,11 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{RawQuery, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
@@ -25,6 +25,8 @@ use tokio::{
 use crate::{
     config::Config,
     metrics::{self, Metrics},
+    pod_fault::PodFault,
+    sessions::Sessions,
 };
 
 /// The header with the version of the service.
@@ -38,8 +40,11 @@ pub struct Service {
     error_fraction: f64,
     /// Time of the first failing request.
     errors_from: Instant,
+    /// Time from which no request fails.
+    errors_until: Option<Instant>,
     latency: Duration,
     latency_jitter: Duration,
+    cpu_time: Duration,
     /// When the service becomes ready. `None` if it never does.
     ready_at: Option<Instant>,
     crash_after_requests: Option<u64>,
@@ -48,6 +53,8 @@ pub struct Service {
     draining: watch::Sender<bool>,
     random: Mutex<SmallRng>,
     metrics: Metrics,
+    sessions: Sessions,
+    pod_fault: Mutex<PodFault>,
 }
 
 impl Service {
@@ -58,8 +65,10 @@ impl Service {
             version_header: config.version_header.clone(),
             error_fraction: config.error_fraction,
             errors_from: Instant::now() + config.error_after,
+            errors_until: config.error_until.map(|until| Instant::now() + until),
             latency: config.latency,
             latency_jitter: config.latency_jitter,
+            cpu_time: config.cpu_time,
             ready_at: config.ready_after.map(|delay| Instant::now() + delay),
             crash_after_requests: config.crash_after_requests,
             request_count: AtomicU64::new(0),
@@ -71,6 +80,8 @@ impl Service {
                     .map_or_else(SmallRng::from_os_rng, SmallRng::seed_from_u64),
             ),
             metrics: Metrics::new(&config.version),
+            sessions: Sessions::default(),
+            pod_fault: Mutex::default(),
         }
     }
 
@@ -104,10 +115,21 @@ impl Service {
 
     /// Draws the outcome of one request: whether it succeeds, and its duration.
     fn draw_outcome(&self) -> (bool, Duration) {
+        let fault = *self
+            .pod_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        let ok = !random.random_bool(self.error_fraction) || Instant::now() < self.errors_from;
+        let now = Instant::now();
+        let may_fail = now >= self.errors_from && self.errors_until.is_none_or(|until| now < until);
+        let ok = !random.random_bool(self.error_fraction) || !may_fail;
         let jitter = random.random_range(Duration::ZERO..=self.latency_jitter);
-        (ok, self.latency + jitter)
+        let of_pod = if fault.slow_fraction > 0.0 && random.random_bool(fault.slow_fraction) {
+            fault.latency
+        } else {
+            Duration::ZERO
+        };
+        (ok, self.latency + jitter + of_pod)
     }
 }
 
@@ -117,6 +139,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readiness))
         .route("/metrics", get(scrape))
+        .route("/fault", post(set_pod_fault))
         .fallback(handle_request)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&service),
@@ -139,13 +162,30 @@ async fn readiness(State(service): State<Arc<Service>>) -> Response {
 }
 
 async fn scrape(State(service): State<Arc<Service>>) -> Response {
+    service
+        .metrics
+        .count_sessions(service.sessions.take_ended());
     match service.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn handle_request(State(service): State<Arc<Service>>) -> Response {
+/// Slows requests of this pod down from now on.
+async fn set_pod_fault(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Response {
+    match PodFault::from_query(query.as_deref().unwrap_or_default()) {
+        Ok(fault) => {
+            *service
+                .pod_fault
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = fault;
+            "set\n".into_response()
+        }
+        Err(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
+    }
+}
+
+async fn handle_request(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
     let arrived = Instant::now();
     if service
         .crash_after_requests
@@ -155,19 +195,30 @@ async fn handle_request(State(service): State<Arc<Service>>) -> Response {
         // The process exits before this request gets a response, as in a real crash.
         return std::future::pending().await;
     }
-    let (ok, takes) = service.draw_outcome();
+    use_cpu(service.cpu_time);
+    let (is_lucky, takes) = service.draw_outcome();
+    let ok = is_lucky && !headers.contains_key("x-broken");
     if !takes.is_zero() {
         sleep(takes).await;
     }
     service.metrics.count(ok, arrived.elapsed());
+    service.sessions.record(&headers, ok);
     if ok {
         format!("serin-sample {}\n", service.version).into_response()
     } else {
         let text = format!(
-            "serin-sample {}: this request fails because of ERROR_RATE\n",
+            "serin-sample {}: this request fails because of ERROR_RATE or x-broken\n",
             service.version
         );
         (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+    }
+}
+
+/// Keeps a CPU busy for this time. It is the load that an autoscaler sees.
+fn use_cpu(time: Duration) {
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < time {
+        std::hint::spin_loop();
     }
 }
 
@@ -291,6 +342,58 @@ mod tests {
         assert_eq!(get_path(&service, "/").await.status(), 200);
         sleep(Duration::from_millis(1)).await;
         assert_eq!(get_path(&service, "/").await.status(), 500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_end_after_the_configured_time() {
+        let service = service(&[("ERROR_RATE", "100"), ("ERROR_UNTIL_MS", "1000")]);
+        sleep(Duration::from_millis(999)).await;
+        assert_eq!(get_path(&service, "/").await.status(), 500);
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(get_path(&service, "/").await.status(), 200);
+    }
+
+    async fn send(service: &Arc<Service>, request: Request) -> Response {
+        router(Arc::clone(service)).oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn broken_requests_fail_and_their_session_is_counted_once() {
+        let service = service(&[]);
+        for _ in 0..3 {
+            let request = Request::builder()
+                .uri("/")
+                .header("x-session", "a")
+                .header("x-broken", "true")
+                .body(Body::empty())
+                .unwrap();
+            assert_eq!(send(&service, request).await.status(), 500);
+        }
+        sleep(Duration::from_secs(3)).await;
+        let text = text(get_path(&service, "/metrics").await).await;
+        assert!(
+            text.contains("sessions_total 1\n") && text.contains("sessions_with_error_total 1\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_can_be_slowed_down_while_it_runs() {
+        let service = service(&[]);
+        let fault = |query: &str| {
+            Request::builder()
+                .method("POST")
+                .uri(format!("/fault?{query}"))
+                .body(Body::empty())
+                .unwrap()
+        };
+        let answer = send(&service, fault("slow_percent=100&latency_ms=150")).await;
+        assert_eq!(answer.status(), 200);
+        let start = Instant::now();
+        get_path(&service, "/").await;
+        assert!(start.elapsed() >= Duration::from_millis(150));
+        let answer = send(&service, fault("slow_percent=a")).await;
+        assert_eq!(answer.status(), 400);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ mod audit;
 mod control_plane;
 mod failover;
 mod fleet;
+mod peers;
 mod phase;
 mod phases;
 mod process;
@@ -32,6 +33,7 @@ use crate::product_run::ProductRun;
 use crate::tools::Tools;
 
 pub use audit::Requests;
+pub use peers::{PeerController, Peers};
 pub use phase::{Phase, ScaleOptions};
 pub use product::Product;
 pub use report::markdown;

@@ -150,6 +150,12 @@ mod tests {
         let name = |definition: &Value| definition["metadata"]["name"].as_str().map(str::to_owned);
         let mut names: Vec<_> = definitions.iter().filter_map(name).collect();
         names.sort();
-        assert_eq!(names, ["rolloutcommands.serin.dev", "rollouts.serin.dev"]);
+        let expected = [
+            "analysistemplates",
+            "rolloutcommands",
+            "rolloutpolicies",
+            "rollouts",
+        ];
+        assert_eq!(names, expected.map(|plural| format!("{plural}.serin.dev")));
     }
 }

@@ -167,7 +167,7 @@ impl Controller {
     ///
     /// # Errors
     /// If it has already ended.
-    pub async fn kill(mut self) -> Result<()> {
+    pub async fn kill(&mut self) -> Result<()> {
         self.child.start_kill()?;
         self.child.wait().await?;
         Ok(())

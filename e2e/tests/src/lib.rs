@@ -3,6 +3,7 @@
 //! All of them use a real API server, real pods, a real gateway and a real Prometheus. Each case
 //! creates a namespace and removes it. The cluster is the one of KUBECONFIG, or the local cluster.
 
+pub mod autoscaling;
 pub mod case_log;
 pub mod cases;
 pub mod controller;
@@ -10,10 +11,13 @@ pub mod demo;
 pub mod env;
 pub mod interrupt;
 pub mod manifests;
+pub mod metrics_server;
+pub mod peer_migration;
 pub mod previous_version;
 pub mod prometheus;
 pub mod shop;
 pub mod soak;
+pub mod sticky;
 pub mod traffic;
 pub mod verdicts;
 

@@ -20,6 +20,19 @@ use serin_e2e::{case_log, note};
 
 /// Timeout of a case.
 const TIMEOUT: Duration = Duration::from_secs(900);
+/// Timeout of a case that is repeated.
+const TIMEOUT_OF_ROUNDS: Duration = Duration::from_secs(3_600);
+/// Environment variables that set how often cases repeat what they do.
+const ROUNDS: [&str; 2] = ["SERIN_GOOD_RELEASES", "SERIN_TAKEOVER_ROUNDS"];
+
+fn timeout() -> Duration {
+    let is_repeated = ROUNDS.iter().any(|name| std::env::var_os(name).is_some());
+    if is_repeated {
+        TIMEOUT_OF_ROUNDS
+    } else {
+        TIMEOUT
+    }
+}
 
 /// Number of shared cases that run in parallel. Defaults to this unless `--test-threads` is set.
 /// Cases mostly wait for pods, pauses and scrapes, but their load would overload two cores if more
@@ -88,12 +101,13 @@ fn trials(
             let env = env.ok_or("no cluster")?;
             let _log =
                 case_log::start(&env.checkout, case.name).map_err(|error| format!("{error:?}"))?;
-            let run = async { tokio::time::timeout(TIMEOUT, (case.run)(&env)).await };
+            let timeout = timeout();
+            let run = async { tokio::time::timeout(timeout, (case.run)(&env)).await };
             let failure = match runtime.block_on(run) {
                 Ok(Ok(())) => return Ok(()),
                 // Without the backtrace, which has frames of the harness only.
                 Ok(Err(error)) => format!("{error:#}"),
-                Err(_) => format!("not within {TIMEOUT:?}"),
+                Err(_) => format!("not within {timeout:?}"),
             };
             note!("FAILED: {failure}");
             Err(Failed::from(failure))

@@ -79,6 +79,27 @@ pub struct StatusArgs {
     pub output: Option<Format>,
 }
 
+/// `verdict`.
+#[derive(Args, Clone, Debug)]
+pub struct VerdictArgs {
+    /// The Rollout
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The revision, for example the pod-template-hash that a pipeline has deployed; without a
+    /// verdict on it, the result is Undecided [default: the latest revision]
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Wait until there is a verdict
+    #[arg(long)]
+    pub wait: bool,
+    /// With --wait: maximum time to wait, for example 30m
+    #[arg(long, requires = "wait", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Machine-readable output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
 /// `list`.
 #[derive(Args, Clone, Debug)]
 pub struct ListArgs {
@@ -255,6 +276,72 @@ pub struct ReplayArgs {
     /// Also write the chart of the last release to a file.
     #[command(flatten)]
     pub svg: SvgArgs,
+}
+
+/// `placebo`.
+#[derive(Args, Clone, Debug)]
+pub struct PlaceboArgs {
+    /// The Rollout in the cluster. Cannot be combined with -f or --data
+    #[arg(
+        value_name = "NAME",
+        required_unless_present_any = ["file", "data"],
+        conflicts_with_all = ["file", "data"]
+    )]
+    pub name: Option<String>,
+    /// YAML file with the Rollout, or - for standard input
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "FILE",
+        conflicts_with = "data"
+    )]
+    pub file: Option<PathBuf>,
+    /// Address of the Prometheus with the recorded metrics
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = address,
+        required_unless_present = "data",
+        conflicts_with = "data"
+    )]
+    pub prometheus: Option<String>,
+    /// Authentication and TLS options for Prometheus.
+    #[command(flatten)]
+    pub access: PrometheusAccessArgs,
+    /// Number of hours. The hour before them is read as well, as history
+    #[arg(long, value_name = "NUMBER", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=168), conflicts_with = "data")]
+    pub hours: u32,
+    /// End of the last hour: 2026-03-01T12:00:00Z, or -1h
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "now",
+        allow_hyphen_values = true,
+        conflicts_with = "data"
+    )]
+    pub to: TimeArg,
+    /// Name of stable's ReplicaSet in these hours [default: that of the Rollout in the cluster]
+    #[arg(long, value_name = "NAME", conflicts_with = "data")]
+    pub stable_pods: Option<String>,
+    /// Log of requests instead of Prometheus, .csv or .csv.gz, see `requests convert`
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// With --data: the objective in percent, for example 99.9 [default: the log has used half of
+    /// its error budget]
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = ["name", "file"])]
+    pub objective: Option<f64>,
+    /// With --data: scrape interval in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, conflicts_with_all = ["name", "file"], value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub scrape_seconds: u32,
+    /// With --data: number of times that the requests are assigned to pods
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, conflicts_with_all = ["name", "file"], value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub draws: u32,
+    /// With --data: random seed; the same seed gives the same result
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, conflicts_with_all = ["name", "file"], value_parser = seed)]
+    pub seed: u64,
+    /// Machine-readable output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
 }
 
 /// `evaluate`.

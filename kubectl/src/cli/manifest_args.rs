@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
+use super::args::Format;
 use crate::values::{ErrorRate, requests_per_second};
 
 /// `convert`.
@@ -42,12 +43,38 @@ pub struct ManifestConvertArgs {
     pub output: ConvertFormat,
 }
 
+/// `effective`.
+#[derive(Args, Clone, Debug)]
+pub struct EffectiveArgs {
+    /// The Rollout in the cluster. Cannot be combined with -f
+    #[arg(
+        value_name = "NAME",
+        required_unless_present = "files",
+        conflicts_with = "files"
+    )]
+    pub name: Option<String>,
+    /// File or folder with manifests, or - for standard input, instead of the cluster; repeatable
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// File or folder with RolloutPolicies, AnalysisTemplates and Namespaces [default: those of the
+    /// cluster, or of -f]; repeatable
+    #[arg(long = "policy", value_name = "FILE")]
+    pub policies: Vec<PathBuf>,
+    /// Machine-readable output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+}
+
 /// `lint`.
 #[derive(Args, Clone, Debug)]
 pub struct LintArgs {
     /// File or folder with manifests, or - for standard input; repeatable
     #[arg(short = 'f', long = "file", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+    /// File or folder with RolloutPolicies whose guardrails apply, in addition to those in the
+    /// checked files; repeatable
+    #[arg(long = "policy", value_name = "FILE")]
+    pub policies: Vec<PathBuf>,
     /// Treat warnings as errors
     #[arg(long)]
     pub strict: bool,
@@ -57,6 +84,35 @@ pub struct LintArgs {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: LintFormat,
+}
+
+/// `audit`.
+#[derive(Args, Clone, Debug)]
+pub struct AuditArgs {
+    /// Audit all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Audit Deployments, too
+    #[arg(long)]
+    pub deployments: bool,
+    /// File or folder with RolloutPolicies that apply instead of those in the cluster; repeatable
+    #[arg(long = "policy", value_name = "FILE")]
+    pub policies: Vec<PathBuf>,
+    /// File or folder with manifests to audit instead of the cluster, or - for standard input;
+    /// repeatable
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "FILE",
+        conflicts_with = "all_namespaces"
+    )]
+    pub files: Vec<PathBuf>,
+    /// Exit with code 1 if a release would be held
+    #[arg(long)]
+    pub strict: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: AuditFormat,
 }
 
 /// Traffic that is known for services.
@@ -110,4 +166,19 @@ pub enum LintFormat {
     Text,
     /// A JSON array of findings
     Json,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// JUnit XML, for the test results of a pipeline
+    Junit,
+}
+
+/// Output format of `audit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    /// A table for a terminal
+    Table,
+    /// One JSON object
+    Json,
+    /// A page of its own
+    Html,
 }

@@ -1,6 +1,7 @@
 //! Diagnosis of a release: a headline, the reasons and the next steps.
 
 use serin_core::hold::HoldCode;
+use serin_core::observation::{HypotheticalResult, Observation};
 use serin_core::state::{AbortCause, Stage};
 
 use crate::display::DisplayContext;
@@ -62,6 +63,9 @@ pub(super) fn diagnose(report: &Report, has_analysis: bool, display: &DisplayCon
             .with_reason("The controller has not reconciled this Rollout yet.")
             .with_next_step("Check that the controller is running: kubectl get pods -A -l app.kubernetes.io/name=serin");
     };
+    if let Some(observation) = &report.observation {
+        return diagnose_observed(report, observation, display);
+    }
     let mut diagnosis = match (stage.known(), &report.abort) {
         (Some(Stage::Aborted), Some(abort)) => diagnose_aborted(report, abort, display),
         (Some(Stage::FirstDeploy), _) => diagnose_first_deploy(report, display),
@@ -91,6 +95,45 @@ pub(super) fn diagnose(report: &Report, has_analysis: bool, display: &DisplayCon
             .push("The controller has not observed the latest spec yet.".to_owned());
     }
     diagnosis
+}
+
+/// What Serin would have done with the latest release of another controller.
+fn diagnose_observed(
+    report: &Report,
+    observation: &Observation,
+    display: &DisplayContext,
+) -> Diagnosis {
+    let message = report.message.clone().unwrap_or_default();
+    let changes_nothing = "Serin changes nothing, because spec.mode is Observe.";
+    let Some(release) = &observation.release else {
+        return Diagnosis::new(DiagnosisKind::NotAnalyzed, "Observing; no release yet")
+            .with_reason(message)
+            .with_next_step(changes_nothing);
+    };
+    let revision = release.revision.as_str();
+    let is_over = release.ended_at.is_some();
+    let Some(decision) = &release.would_have else {
+        let kind = match (is_over, report.holds.is_empty()) {
+            (true, _) => DiagnosisKind::Ended,
+            (false, true) => DiagnosisKind::InProgress,
+            (false, false) => DiagnosisKind::Held,
+        };
+        return Diagnosis::new(kind, format!("Serin has not decided about {revision}"))
+            .with_reason(message)
+            .with_next_step(changes_nothing);
+    };
+    let done = match decision.result {
+        HypotheticalResult::Promoted => "would have promoted",
+        HypotheticalResult::RolledBack => "would have rolled back",
+    };
+    let ago = display.elapsed_since(decision.at);
+    Diagnosis::new(
+        DiagnosisKind::Ended,
+        format!("Serin {done} {revision} {ago} ago"),
+    )
+    .with_reason(decision.message.to_string())
+    .with_reason(message)
+    .with_next_step(changes_nothing)
 }
 
 fn condition<'a>(report: &'a Report, name: &str) -> Option<&'a UnhealthyCondition> {

@@ -155,6 +155,7 @@ impl ParsedRollout {
                 canary_replica_set: set_of(&stored.revision),
                 pod_nodes: BTreeMap::new(),
                 pods_created_at: pods.iter().filter_map(created).collect::<BTreeMap<_, _>>(),
+                baseline_since: None,
                 routed_unit: RoutedUnit::Request,
                 weight: Weight::ZERO,
                 pace: self

@@ -555,3 +555,30 @@ fn an_unreadable_checkpoint_does_not_hide_the_rest() {
         "{text}"
     );
 }
+
+fn observed(would_have: Value) -> Value {
+    let mut status = status("Progressing", "Progressing", 5.0, Some(good()));
+    status["plan"] = Value::Null;
+    status["message"] = json!("Observing Deployment/checkout: v2 is being released");
+    status["observation"] = json!({"workload": "Deployment/checkout", "release": {
+        "revision": "v2", "startedAt": "2026-03-01T11:50:00Z", "wouldHave": would_have,
+    }});
+    status.as_object_mut().unwrap().remove("plan");
+    status
+}
+
+#[test]
+fn in_observe_mode_the_headline_is_what_serin_would_have_done() {
+    let undecided = explained(&observed(Value::Null));
+    assert!(
+        undecided.contains("Serin has not decided about v2"),
+        "{undecided}"
+    );
+    assert!(undecided.contains("Serin changes nothing"), "{undecided}");
+    let rolled_back = explained(&observed(json!({
+        "result": "RolledBack", "at": "2026-03-01T11:55:00Z", "cause": "Evidence", "message": "worse",
+    })));
+    let headline = "Serin would have rolled back v2 5m ago";
+    assert!(rolled_back.contains(headline), "{rolled_back}");
+    assert!(rolled_back.contains("worse"), "{rolled_back}");
+}

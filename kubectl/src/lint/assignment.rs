@@ -4,7 +4,7 @@ use serde_json::Value;
 use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::plan::{Plan, Routing};
 use serin_crds::RolloutSpec;
-use serin_traffic::ServiceFacts;
+use serin_traffic::{ServiceFacts, sticky_annotation};
 
 /// The warning that clients are assigned to a side of a Rollout with an analysis. Connections, which
 /// every Rollout without a router assigns, are reported by the controller only: a mesh is not visible
@@ -36,9 +36,15 @@ fn assignment_unit<'a>(
         .into_iter()
         .flat_map(Routing::services)
         .filter_map(|(_, name)| {
+            let service = find("Service", name)?;
+            let annotations = service["metadata"]["annotations"].as_object();
+            let annotations = annotations.into_iter().flatten();
+            let annotations =
+                annotations.filter_map(|(name, value)| Some((&**name, value.as_str()?)));
             Some(ServiceFacts {
                 name,
-                session_affinity: find("Service", name)?["spec"]["sessionAffinity"].as_str(),
+                session_affinity: service["spec"]["sessionAffinity"].as_str(),
+                sticky_annotation: sticky_annotation(annotations),
                 app_protocols: &[],
             })
         })
@@ -98,6 +104,18 @@ mod tests {
         let why = "Service shop: spec.sessionAffinity is ClientIP";
         assert!(
             warning.starts_with(why) && warning.contains("Remove the affinity"),
+            "{warning}"
+        );
+    }
+
+    #[test]
+    fn a_sticky_cookie_of_traefik_is_a_warning() {
+        let mut service = service("shop", "None");
+        let annotation = "traefik.ingress.kubernetes.io/service.sticky.cookie";
+        service["metadata"]["annotations"] = json!({annotation: "true"});
+        let warning = sticky_clients(&analyzed(), &[&service]).unwrap();
+        assert!(
+            warning.starts_with(&format!("Service shop: annotation {annotation} is true")),
             "{warning}"
         );
     }

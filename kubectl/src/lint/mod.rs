@@ -1,24 +1,31 @@
 //! `kubectl serin lint`: checks manifests without a cluster.
 //!
-//! Five checks, as in the API server and the controller: the schema of the CRD with unknown fields,
-//! its validation rules, the plan, the names of other objects in the same files, and affinity in
-//! them.
+//! Six checks, as in the API server and the controller: the schema of the CRD with unknown fields,
+//! its validation rules, the plan, the names of other objects in the same files, affinity in them,
+//! and the guardrails of RolloutPolicies.
 
 mod assignment;
 mod feasibility;
+mod guardrails;
+mod junit;
+mod policies;
 mod references;
+mod sarif;
 mod schema;
 
 use std::io::Write;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use serin_crds::RolloutSpec;
 use serin_crds::names::GROUP;
 
+use crate::audit::Policy;
 use crate::cli::{LintArgs, LintFormat, TrafficArgs};
-use crate::display_text::printable;
+use crate::display_text::{escaped_json, printable};
 use crate::documents::{self, Document, Documents};
+use crate::effective::PolicySet;
 use crate::exit::{CliError, Exit};
 
 pub use feasibility::infeasible_objectives;
@@ -31,6 +38,19 @@ pub enum Severity {
     Error,
     /// The object is valid, but may not work as intended.
     Warning,
+    /// Something was not checked. Never an error.
+    Note,
+}
+
+impl Severity {
+    /// The severity in one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
 }
 
 /// One problem of a manifest.
@@ -38,6 +58,8 @@ pub enum Severity {
 pub struct Finding {
     /// How serious it is.
     pub severity: Severity,
+    /// The check that found it, for example `schema` or `guardrail/resources`.
+    pub check: String,
     /// File and line of the object.
     pub source: String,
     /// Kind and name of the object. Empty if the document is not readable.
@@ -52,20 +74,39 @@ pub struct Finding {
 /// A file cannot be opened, or the output cannot be written.
 pub fn run(args: &LintArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
     let documents = documents::read(&args.files)?;
-    let findings = lint(&documents, &args.traffic);
+    let mut resolved_with = PolicySet::read(&args.policies)?;
+    for document in &documents.objects {
+        resolved_with.add(&document.object);
+    }
+    let mut findings = lint(&documents, &resolved_with, &args.traffic);
+    let policies = documents::read(&args.policies)?.objects;
+    let policies = policies
+        .iter()
+        .filter_map(|one| Policy::from_object(&one.object));
+    let now = Timestamp::now();
+    findings.extend(guardrails::findings(&documents, policies.collect(), now));
     match args.output {
-        LintFormat::Json => {
-            let json = serde_json::to_string_pretty(&findings);
-            let json = json.map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
-            writeln!(out, "{json}")?;
-        }
+        LintFormat::Json => print_json(&findings, out)?,
+        LintFormat::Sarif => print_json(&sarif::log(&findings), out)?,
+        LintFormat::Junit => out.write_all(junit::render(&findings, &documents).as_bytes())?,
         LintFormat::Text => print_text(&findings, &documents, out)?,
     }
-    let fails = |finding: &Finding| args.strict || finding.severity == Severity::Error;
+    let fails = |finding: &Finding| match finding.severity {
+        Severity::Error => true,
+        Severity::Warning => args.strict,
+        Severity::Note => false,
+    };
     if findings.iter().any(fails) {
         return Ok(Exit::Refused);
     }
     Ok(Exit::Done)
+}
+
+fn print_json(value: &impl Serialize, out: &mut dyn Write) -> Result<(), CliError> {
+    let json = serde_json::to_string_pretty(value);
+    let json = json.map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
+    writeln!(out, "{}", escaped_json(&json))?;
+    Ok(())
 }
 
 fn print_text(
@@ -74,10 +115,7 @@ fn print_text(
     out: &mut dyn Write,
 ) -> Result<(), CliError> {
     for finding in findings {
-        let severity = match finding.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
+        let severity = finding.severity.as_str();
         let object = match finding.object.as_str() {
             "" => String::new(),
             object => format!(" {object}:"),
@@ -93,20 +131,22 @@ fn print_text(
         .iter()
         .filter(|document| is_ours(document))
         .count();
-    let errors = findings
-        .iter()
-        .filter(|finding| finding.severity == Severity::Error)
-        .count();
+    let count = |severity| {
+        let of_severity = findings
+            .iter()
+            .filter(|finding| finding.severity == severity);
+        of_severity.count()
+    };
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     writeln!(
         out,
-        "{rollouts} objects of Serin: {errors} errors, {} warnings",
-        findings.len() - errors
+        "{rollouts} objects of Serin: {errors} errors, {warnings} warnings"
     )?;
     Ok(())
 }
 
 /// The findings of all documents, in their order.
-pub fn lint(documents: &Documents, traffic: &TrafficArgs) -> Vec<Finding> {
+pub fn lint(documents: &Documents, policies: &PolicySet, traffic: &TrafficArgs) -> Vec<Finding> {
     let mut findings: Vec<Finding> = documents
         .problems
         .iter()
@@ -123,28 +163,35 @@ pub fn lint(documents: &Documents, traffic: &TrafficArgs) -> Vec<Finding> {
         .filter(|document| is_ours(document))
     {
         let object = describe(&document.object);
-        let mut report = |severity, messages: Vec<String>| {
+        let mut report = |severity, check: &str, messages: Vec<String>| {
             findings.extend(messages.into_iter().map(|message| Finding {
                 severity,
+                check: check.to_owned(),
                 source: document.source.clone(),
                 object: object.clone(),
                 message,
             }));
         };
-        let errors = errors(&document.object);
+        let (errors, effective) = errors_with(&document.object, policies);
         let is_valid = errors.is_empty();
-        report(Severity::Error, errors);
+        report(Severity::Error, "schema", errors);
         report(
             Severity::Warning,
+            "references",
             references::missing(&document.object, &objects),
         );
         if is_valid {
             report(
                 Severity::Warning,
-                infeasible_objectives(&document.object, traffic),
+                "feasibility",
+                infeasible_objectives(&effective, traffic),
             );
             let sticky = assignment::sticky_clients(&document.object, &objects);
-            report(Severity::Warning, sticky.into_iter().collect());
+            report(
+                Severity::Warning,
+                "assignment",
+                sticky.into_iter().collect(),
+            );
         }
     }
     findings
@@ -154,6 +201,7 @@ fn unreadable(problem: &str) -> Finding {
     let (source, message) = problem.split_once(": ").unwrap_or(("", problem));
     Finding {
         severity: Severity::Error,
+        check: "yaml".to_owned(),
         source: source.to_owned(),
         object: String::new(),
         message: message.to_owned(),
@@ -161,20 +209,33 @@ fn unreadable(problem: &str) -> Finding {
 }
 
 /// Why the API server or the controller rejects an object of Serin. The rules are evaluated only if
-/// the structure is valid, as in the API server.
+/// the structure is valid, as in the API server. The plan finds what the rules find, and more, with
+/// the value and a fix.
 pub fn errors(object: &Value) -> Vec<String> {
+    errors_with(object, &PolicySet::default()).0
+}
+
+/// The same with what policies contribute, and the object with its effective spec.
+fn errors_with(object: &Value, policies: &PolicySet) -> (Vec<String>, Value) {
     let structural = schema::structural_errors(object);
     if !structural.is_empty() {
-        return structural;
+        return (structural, object.clone());
     }
     let mut errors = schema::rule_errors(object);
-    // The plan finds what the rules find, and more, with the value and a fix.
-    let planned = plan_errors(object);
+    errors.extend(policies::policy_errors(object, policies));
+    let effective = match policies::effective_object(object, policies) {
+        Ok(effective) => effective,
+        Err(problems) => {
+            errors.extend(problems);
+            return (errors, object.clone());
+        }
+    };
+    let planned = plan_errors(&effective);
     if !planned.is_empty() {
         errors.retain(|error| !is_found_by_plan(error, &planned));
     }
     errors.extend(planned);
-    errors
+    (errors, effective)
 }
 
 /// Whether the plan reports a problem of the same field.

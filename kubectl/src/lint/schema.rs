@@ -31,7 +31,7 @@ pub(super) fn structural_errors(object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let Some(schema) = schema_of(kind) else {
         return vec![format!(
-            "kind: {kind} is unknown; use Rollout or RolloutCommand"
+            "kind: {kind} is unknown; use Rollout, RolloutPolicy, AnalysisTemplate or RolloutCommand"
         )];
     };
     if version != "serin.dev/v1alpha1" {

@@ -274,7 +274,7 @@ fn usage_error(message: impl Into<String>) -> CliError {
 }
 
 /// The replay request for one window.
-fn replay_request(
+pub(crate) fn replay_request(
     manifest: &Manifest,
     options: &ReplayOptions,
     window: &ReplayWindow,
@@ -331,6 +331,7 @@ fn replay_request(
             canary_replica_set: options.canary_pods.clone().unwrap_or_default(),
             pods_created_at: window.pods_created_at.clone(),
             pod_nodes: BTreeMap::new(),
+            baseline_since: None,
             routed_unit: RoutedUnit::Request,
             weight: Weight::ZERO,
             // The weights are those of the record; the replay checks whether the evidence was

@@ -78,32 +78,44 @@ fn read_file(option: &str, file: &Path) -> Result<String, CliError> {
     })
 }
 
-/// Runs the replay.
+/// The client for queries from the user's machine.
 ///
 /// # Errors
-/// Fails if the analysis is invalid or Prometheus does not answer.
-pub async fn run_replay(request: &ReplayRequest) -> Result<Vec<ReplayedRelease>, CliError> {
+/// Fails if the client cannot be created.
+pub(crate) fn poller() -> Result<Poller, CliError> {
     let http = HttpClient::new().map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     let limits = Limits {
         single_timeout: QUERY_TIMEOUT,
         answer_bytes: MAX_ANSWER_BYTES,
         ..Limits::default()
     };
-    let poller = Poller::new(http, limits, Arc::new(|_, _| {}));
-    replay(&poller, request).await.map_err(|error| match error {
+    Ok(Poller::new(http, limits, Arc::new(|_, _| {})))
+}
+
+/// The error of reading the record from the Prometheus at this address.
+pub(crate) fn read_error(error: ReplayError, url: &str) -> CliError {
+    match error {
         ReplayError::Spec(error) => CliError::new(Exit::Usage, error.message),
         ReplayError::Query {
             error: QueryError::Unauthorized(_) | QueryError::Untrusted(_),
             ..
         } => CliError::new(Exit::Api, error.to_string()).hint(format!(
-            "Queried {}. Set credentials with --bearer-token-file, --header and --ca-file.",
-            request.server.url
+            "Queried {url}. Set credentials with --bearer-token-file, --header and --ca-file."
         )),
         ReplayError::Query { .. } => CliError::new(Exit::Api, error.to_string()).hint(format!(
-            "Queried {}. Use --prometheus for another address.",
-            request.server.url
+            "Queried {url}. Use --prometheus for another address."
         )),
-    })
+    }
+}
+
+/// Runs the replay.
+///
+/// # Errors
+/// Fails if the analysis is invalid or Prometheus does not answer.
+pub async fn run_replay(request: &ReplayRequest) -> Result<Vec<ReplayedRelease>, CliError> {
+    replay(&poller()?, request)
+        .await
+        .map_err(|error| read_error(error, &request.server.url))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serin_core::observation::Observation;
 use serin_core::state::{Phase, Stage, Weights};
 use serin_crds::RolloutStatus;
 use serin_crds::status::{BudgetStatus, CheckStatus, EvidenceStatus, PersistedStatus};
@@ -67,6 +68,10 @@ pub struct Report {
     pub holds: Vec<HoldReport>,
     /// The abort of the current revision.
     pub abort: Option<AbortReport>,
+    /// What Serin would have done with the releases of another controller. `None` if the Rollout
+    /// manages its pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observation: Option<Observation>,
     /// The revisions: canary first, then stable, then older ones that still have pods.
     pub revisions: Vec<RevisionReport>,
     /// Number of older revisions without pods.
@@ -158,6 +163,7 @@ pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
         canary,
         holds,
         abort: AbortReport::deserialize(&raw["abort"]).ok(),
+        observation: state.observation.clone(),
         revisions,
         kept_revisions,
         steps,

@@ -123,6 +123,7 @@ fn command_line(verb: Verb, summary: &RolloutSummary) -> String {
         Verb::SkipStep => ("serin skip-step", ""),
         Verb::Override => ("serin override", " --reason REASON"),
         Verb::GiveBack => ("serin give-back", ""),
+        Verb::Restart => ("serin restart", ""),
     };
     let RolloutSummary {
         name, namespace, ..

@@ -20,6 +20,7 @@ pub const fn kebab_case(verb: CommandVerb) -> &'static str {
         CommandVerb::SkipStep => "skip-step",
         CommandVerb::Override => "override",
         CommandVerb::GiveBack => "give-back",
+        CommandVerb::Restart => "restart",
     }
 }
 
@@ -39,6 +40,7 @@ pub const fn past_tense(verb: CommandVerb) -> &'static str {
         CommandVerb::SkipStep => "step skipped",
         CommandVerb::Override => "freeze lifted",
         CommandVerb::GiveBack => "is being given back",
+        CommandVerb::Restart => "restarting",
     }
 }
 

@@ -15,7 +15,7 @@ use crate::command::CommandRequest;
 use crate::connect::{Connection, api_error, error_chain, send};
 use crate::exit::{CliError, Exit};
 
-const VERBS: [CommandVerb; 9] = [
+const VERBS: [CommandVerb; 10] = [
     CommandVerb::Promote,
     CommandVerb::PromoteFull,
     CommandVerb::Abort,
@@ -25,6 +25,7 @@ const VERBS: [CommandVerb; 9] = [
     CommandVerb::SkipStep,
     CommandVerb::Override,
     CommandVerb::GiveBack,
+    CommandVerb::Restart,
 ];
 
 /// The error for a command that the controller refused.
@@ -119,7 +120,8 @@ const fn chart_role(verb: CommandVerb) -> &'static str {
         | CommandVerb::Retry
         | CommandVerb::Pause
         | CommandVerb::Resume
-        | CommandVerb::SkipStep => "serin-operator",
+        | CommandVerb::SkipStep
+        | CommandVerb::Restart => "serin-operator",
     }
 }
 

@@ -17,7 +17,10 @@ const FOLDERS: [&str; 2] = ["crds/yaml", "charts/serin/crds"];
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = workspace_root()?;
     let mut outdated = Vec::new();
+    let for_tools = serin_gitops::files()?.into_iter();
+    let for_tools = for_tools.map(|(path, text)| (PathBuf::from(path), text));
     let files = crd_files()?.into_iter().chain(reference::pages()?);
+    let files = files.chain(for_tools);
     for (path, text) in files {
         let file = root.join(&path);
         if fs::read_to_string(&file).is_ok_and(|found| found == text) {

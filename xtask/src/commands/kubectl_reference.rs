@@ -33,7 +33,9 @@ pub(super) fn options() -> String {
 
 /// All commands with their names, nested ones as `outer inner`, in order of the names.
 fn commands<'a>(parent: &'a Command, prefix: &str) -> Vec<(String, &'a Command)> {
-    let named = parent.get_subcommands().map(|command| {
+    let visible = parent.get_subcommands();
+    let visible = visible.filter(|command| !command.is_hide_set());
+    let named = visible.map(|command| {
         let name = format!("{prefix}{}", command.get_name());
         let inner = commands(command, &format!("{name} "));
         std::iter::once((name, command)).chain(inner)

@@ -45,7 +45,7 @@ pub(crate) fn words() -> Result<()> {
     let rules = list.rules()?;
     let mut unused_allows: Vec<&Allow> = list.allow.iter().collect();
     let mut hit_count = 0_usize;
-    for path in tracked_files(root)? {
+    for path in searched_files(root)? {
         // A file that is tracked may be deleted in the working tree.
         let Ok(text) = fs::read_to_string(root.join(&path)) else {
             continue;
@@ -228,8 +228,22 @@ fn join_lines(text: &str) -> (String, Vec<usize>) {
     (joined, line_starts)
 }
 
-/// Tracked and new files with one of [`EXTENSIONS`], by path from the workspace root.
-fn tracked_files(root: &Path) -> Result<Vec<String>> {
+/// The files that are searched, by path from the workspace root.
+fn searched_files(root: &Path) -> Result<Vec<String>> {
+    let is_searched = |path: &String| {
+        let extension = Path::new(path).extension().and_then(|found| found.to_str());
+        path != WORD_LIST && extension.is_some_and(|found| EXTENSIONS.contains(&found))
+    };
+    let mut paths = tracked_files(root)?;
+    paths.retain(is_searched);
+    Ok(paths)
+}
+
+/// Tracked and new files, by path from the workspace root.
+///
+/// # Errors
+/// Git cannot list them.
+pub(crate) fn tracked_files(root: &Path) -> Result<Vec<String>> {
     let output = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
@@ -242,11 +256,7 @@ fn tracked_files(root: &Path) -> Result<Vec<String>> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     let paths = String::from_utf8(output.stdout).context("a path is not UTF-8")?;
-    let is_searched = |path: &&str| {
-        let extension = Path::new(path).extension().and_then(|found| found.to_str());
-        *path != WORD_LIST && extension.is_some_and(|found| EXTENSIONS.contains(&found))
-    };
-    Ok(paths.lines().filter(is_searched).map(Into::into).collect())
+    Ok(paths.lines().map(Into::into).collect())
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use serin_e2e::controller::{self, Controller};
 use serin_e2e::demo::build_programs;
 use serin_e2e::env::Env;
 use serin_e2e::interrupt::Interrupts;
-use serin_e2e::{soak, verdicts};
+use serin_e2e::peer_migration::Peer;
+use serin_e2e::{autoscaling, peer_migration, soak, verdicts};
+use serin_scale::{PeerController, Peers};
 
 /// Number of releases of each kind.
 #[derive(Args)]
@@ -39,6 +41,20 @@ pub(crate) struct SoakArguments {
         conflicts_with_all = ["slice", "promotions", "rollbacks", "aborts", "statuses"]
     )]
     churn: Option<u32>,
+    /// Instead of releases, move services from a running Argo Rollouts and a running Flagger to
+    /// Serin, under load. Builds both.
+    #[arg(
+        long,
+        conflicts_with_all = ["slice", "promotions", "rollbacks", "aborts", "statuses", "churn"]
+    )]
+    migrations: bool,
+    /// Instead of releases, let a HorizontalPodAutoscaler on CPU follow a load through a release and
+    /// an abort. Builds metrics-server. Takes about 12 minutes.
+    #[arg(
+        long,
+        conflicts_with_all = ["slice", "promotions", "rollbacks", "aborts", "statuses", "churn", "migrations"]
+    )]
+    autoscaler: bool,
 }
 
 impl SoakArguments {
@@ -80,6 +96,16 @@ pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
     if let Some(hours) = arguments.churn {
         return run_churn(hours).await;
     }
+    if arguments.migrations {
+        return run_migrations().await;
+    }
+    if arguments.autoscaler {
+        return with_controller(async |env| {
+            autoscaling::an_autoscaler_on_cpu_follows_the_load_through_a_release_and_an_abort(env)
+                .await
+        })
+        .await;
+    }
     let options = arguments.options();
     with_controller(async |env| soak::run(env, options).await.map(drop)).await
 }
@@ -98,6 +124,22 @@ async fn run_churn(hours: u32) -> Result<()> {
         "the churn test of {hours} simulated hours failed: {status}"
     );
     Ok(())
+}
+
+/// Moves services from other controllers.
+async fn run_migrations() -> Result<()> {
+    let checkout = Instance::containing(&current_dir()?)?.checkout().to_owned();
+    let peers = Peers::prepare(&checkout).await?;
+    let peer = |controller: PeerController| Peer {
+        program: controller.program,
+        definitions: controller.definitions,
+    };
+    let (argo_rollouts, flagger) = (peer(peers.argo_rollouts), peer(peers.flagger));
+    with_controller(async |env| {
+        peer_migration::from_argo_rollouts(env, &argo_rollouts).await?;
+        peer_migration::from_flagger(env, &flagger).await
+    })
+    .await
 }
 
 /// Runs good and bad releases and reports their verdicts.

@@ -211,6 +211,17 @@ async fn check_chart(suite: &mut Suite, helm: Option<PathBuf>) {
     suite
         .run("Chart: templates", template, CountMode::SilentExitStatus)
         .await;
+    // The controller meets the guardrails that its chart ships.
+    let mut guardrails = Command::new("sh");
+    guardrails.env("HELM", &helm).args([
+        "-c",
+        "\"$HELM\" template serin charts/serin --namespace serin-system \
+         | cargo run --quiet --package serin-kubectl --bin kubectl-serin -- \
+           audit -f - --deployments --strict",
+    ]);
+    suite
+        .run("Chart: guardrails", guardrails, CountMode::ExitStatus)
+        .await;
 }
 
 async fn run_checks_with_cluster(suite: &mut Suite, arguments: &TestArguments, is_local: bool) {

@@ -207,12 +207,12 @@ fn clustered_errors_of_stable_pods_temper_the_next_ticks() {
     let bets = Bets::new(EvidenceConfig::default()).unwrap();
     let mut evidence = Evidence::new(&bets, 0);
     let pods = vec![
-        crate::counts::PodCounts {
+        PodCounts {
             requests: 500.0,
             errors: 9.0,
             ..Default::default()
         },
-        crate::counts::PodCounts {
+        PodCounts {
             requests: 500.0,
             ..Default::default()
         },

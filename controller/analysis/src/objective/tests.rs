@@ -315,3 +315,104 @@ fn an_invalid_counter_configuration_is_rejected() {
         "counters.forgetMs"
     );
 }
+
+fn named_pod(name: &str, requests: f64, errors: f64) -> PodCounts {
+    PodCounts {
+        pod: PodId::from_name(name),
+        requests,
+        errors,
+    }
+}
+
+/// A tick in which young pods of both sides fail 4 % of their requests, and old stable pods do not.
+fn tick_of_young_pods(index: i64) -> Tick {
+    Tick {
+        started_ms: index * 15_000,
+        at_ms: (index + 1) * 15_000,
+        counts: Counts::new(100.0, 4.0, 500.0, 4.0),
+        stable_pods: vec![
+            named_pod("old-1", 200.0, 0.0),
+            named_pod("old-2", 200.0, 0.0),
+            named_pod("young", 100.0, 4.0),
+        ],
+        canary_pods: vec![named_pod("canary", 100.0, 4.0)],
+        ..Tick::default()
+    }
+}
+
+fn observed_with(baseline: Option<&[&str]>, ticks: i64) -> (Objective, ObjectiveState) {
+    let (mut objective, mut state) = Objective::begin(ObjectiveConfig::default(), 0).unwrap();
+    let pods = baseline.map(|names| names.iter().map(|name| PodId::from_name(name)).collect());
+    objective.set_baseline(pods);
+    let rounds = Rounds {
+        ticks: (0..ticks).map(tick_of_young_pods).collect(),
+        canary_at_ms: Some(ticks * 15_000),
+        stable_at_ms: Some(ticks * 15_000),
+        ..Rounds::default()
+    };
+    objective.observe_rounds(&mut state, rounds, &RoundContext::default());
+    (objective, state)
+}
+
+#[test]
+fn what_young_pods_of_both_sides_have_in_common_is_no_evidence() {
+    let (objective, state) = observed_with(None, 40);
+    assert!(state.evidence.k(&objective.config().evidence) > 5.0);
+    let (objective, state) = observed_with(Some(&["young"]), 40);
+    assert!(
+        state.ln_e(objective.bets()) < 1.0,
+        "{}",
+        state.ln_e(objective.bets())
+    );
+    let baseline = state.evidence.baseline().unwrap();
+    assert_eq!(
+        (baseline.pods, baseline.requests, baseline.errors),
+        (1, 4_000.0, 160.0)
+    );
+    assert_eq!(
+        state.evidence.k(&objective.config().evidence),
+        1.0,
+        "the start of the baseline pods is no cluster"
+    );
+    assert_eq!(state.evidence.compared_stable_pods(), 1);
+}
+
+#[test]
+fn errors_are_charged_to_the_budget_by_the_rate_of_all_stable_pods() {
+    for baseline in [None, Some(&["young"][..])] {
+        let (objective, state) = observed_with(baseline, 40);
+        let spent = state.evidence.excess_errors(&objective.config().evidence);
+        assert!(
+            (spent - (160.0 - 4_000.0 * 4.0 / 500.0)).abs() < 1e-6,
+            "{spent}"
+        );
+        assert_eq!(state.evidence.totals.stable_requests, 20_000.0);
+    }
+}
+
+#[test]
+fn a_worse_canary_is_found_against_the_baseline() {
+    let (mut objective, mut state) = Objective::begin(ObjectiveConfig::default(), 0).unwrap();
+    objective.set_baseline(Some([PodId::from_name("young")].into()));
+    let worse = |index: i64| {
+        let mut tick = tick_of_young_pods(index);
+        tick.counts.canary_errors = 40.0;
+        tick
+    };
+    let rounds = Rounds {
+        ticks: (0..20).map(worse).collect(),
+        ..Rounds::default()
+    };
+    objective.observe_rounds(&mut state, rounds, &RoundContext::default());
+    assert!(state.ln_e(objective.bets()) > 100_f64.ln());
+}
+
+#[test]
+fn without_baseline_pods_there_is_no_evidence_and_stable_has_no_samples() {
+    let (objective, state) = observed_with(Some(&[]), 40);
+    assert!(state.ln_e(objective.bets()).abs() < 1e-9);
+    assert_eq!(state.stable_at_ms, None, "so the release is held");
+    assert_eq!(state.canary_at_ms, Some(600_000));
+    let (_, state) = observed_with(Some(&["young"]), 40);
+    assert_eq!(state.stable_at_ms, Some(600_000));
+}

@@ -20,7 +20,10 @@ pub(crate) fn is_reached(cx: &Context<'_>, target: &Target) -> bool {
         .pods
         .iter()
         .all(|(revision, wanted)| match sets.get(revision) {
-            Some(set) => set.desired == wanted.count && set.available >= wanted.count,
+            Some(set) => {
+                let sufficient = cx.plan.canary().sufficient_pods(wanted.count);
+                set.desired == wanted.count && set.available >= sufficient
+            }
             None => wanted.count == 0,
         });
     let mut others = sets

@@ -8,6 +8,7 @@ use crate::context::{Context, Transition};
 use crate::effect::Effect;
 use crate::growth;
 use crate::observed::ServiceView;
+use crate::restart;
 use crate::route_state;
 use crate::state::{DRAINS_LIMIT, Drain, ReleaseResult, State};
 use crate::target::Target;
@@ -27,7 +28,8 @@ fn safe_count(
         return if is_drained { 0 } else { current };
     };
     let is_in_effect = || route_state::in_effect(cx) == Some(target.share);
-    let count = if wanted.keeps_pods_until_in_effect && !is_in_effect() {
+    let keeps_pods = wanted.keeps_excess || (wanted.keeps_pods_until_in_effect && !is_in_effect());
+    let count = if keeps_pods {
         wanted.count.max(current)
     } else {
         wanted.count
@@ -111,7 +113,7 @@ fn drain_delay(cx: &Context<'_>, state: &State, revision: &Revision) -> std::tim
 /// The ReplicaSets to create, scale and delete.
 pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<Effect> {
     let sets = &cx.observed.replica_sets;
-    let counts: BTreeMap<_, _> = if cx.plan.routing().is_some() {
+    let mut counts: BTreeMap<_, _> = if cx.plan.routing().is_some() {
         let counts = sets.iter().map(|(revision, set)| {
             let count = safe_count(cx, state, target, revision, set.desired);
             (revision.clone(), count)
@@ -120,6 +122,7 @@ pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<E
     } else {
         replica_ratio::next_counts(cx, state, target)
     };
+    restart::add_surge(cx, state, &mut counts);
     let mut effects = Vec::new();
     if let Some(revision) = missing(cx, state, target) {
         let replicas = if cx.plan.routing().is_some() {
@@ -140,6 +143,7 @@ pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<E
         }
     }
     effects.extend(beyond_history(cx, target));
+    effects.extend(restart::evictions(cx, state));
     effects
 }
 

@@ -1,6 +1,7 @@
 //! The traffic split: what is wanted, what the pods can carry, and what is in effect.
 
 use super::{available_pods, bindings, replica_ratio};
+use crate::baseline;
 use crate::context::{Context, Transition};
 use crate::effect::Effect;
 use crate::observed::RouteView;
@@ -45,11 +46,15 @@ fn canary_capacity(cx: &Context<'_>, state: &State, target: &Target, current: We
         let since = service.serving_since;
         since.is_some_and(|since| cx.reached(saturating_add(since, routing.settle)))
     };
-    if service.selects.as_ref() != Some(revision) || (current.is_zero() && !is_settled()) {
+    if service.selects.as_ref() != Some(revision)
+        || (current.is_zero() && !is_settled())
+        || baseline::hold(cx, state).is_some()
+    {
         return Weight::ZERO;
     }
     let pods = available_pods(cx, revision).min(service.ready);
     let needed = target::sufficient_canary_pods(cx, state, target.share);
+    let needed = cx.plan.canary().sufficient_pods(needed);
     target.share.limited_to_capacity(pods, needed)
 }
 
@@ -110,7 +115,8 @@ pub(crate) fn record(cx: &Context<'_>, transition: &mut Transition, target: &Tar
         None => replica_ratio::is_reached(cx, target).then_some(desired),
     };
     let needed = target::canary_pods(cx, &transition.state, desired);
-    let has_pods = current.is_some_and(|revision| available_pods(cx, &revision) >= needed);
+    let sufficient = cx.plan.canary().sufficient_pods(needed);
+    let has_pods = current.is_some_and(|revision| available_pods(cx, &revision) >= sufficient);
     let weights = &mut transition.state.weights;
     if in_effect == Some(desired) && has_pods && !desired.is_zero() {
         weights.pods = Some(needed);

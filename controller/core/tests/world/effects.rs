@@ -47,6 +47,7 @@ impl World {
                 self.set_writes += 1;
                 self.scale(&revision, replicas);
             }
+            Effect::EvictPod { revision, name } => self.evict(&revision, &name),
             Effect::DeleteReplicaSet { revision, .. } => {
                 assert_eq!(
                     self.sets[&revision].desired, 0,
@@ -84,6 +85,16 @@ impl World {
             set.ready_at.push(ready);
             ready = ready.checked_add(self.stagger).unwrap();
         }
+    }
+
+    /// Replaces the pod that becomes available at the time that is its name.
+    fn evict(&mut self, revision: &Revision, name: &str) {
+        let start = self.pod_start.get(revision).copied().unwrap_or(POD_START);
+        let ready_at = self.now.checked_add(start).unwrap();
+        let set = self.sets.get_mut(revision).unwrap();
+        let mut pods = set.ready_at.iter_mut();
+        let pod = pods.find(|pod| pod.to_string() == name);
+        *pod.expect("the pod exists") = ready_at;
     }
 
     pub(super) fn record_config(&mut self) {

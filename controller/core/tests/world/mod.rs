@@ -31,6 +31,7 @@ use jiff::Timestamp;
 use serin_core::command::{Authorization, Command, CommandOutcome, CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
+use serin_core::guardrail::GuardrailReport;
 use serin_core::hold::Hold;
 use serin_core::observed::{AnalysisReport, PodProblem, ReplicasSource, WorkloadView};
 use serin_core::plan::Plan;
@@ -96,6 +97,8 @@ pub struct World {
     pub unwritable: BTreeSet<String>,
     pub outcomes: Vec<(String, CommandOutcome)>,
     pub report: Option<AnalysisReport>,
+    /// What the guardrails found about the target revision.
+    pub guardrails: GuardrailReport,
     /// Every decision with its time. `None` if decisions are not recorded.
     pub recording: Option<Vec<(Timestamp, Decision)>>,
     pub events: Vec<(Timestamp, &'static str, String)>,
@@ -148,6 +151,7 @@ impl World {
             unwritable: BTreeSet::new(),
             outcomes: Vec::new(),
             report: None,
+            guardrails: GuardrailReport::default(),
             recording: None,
             events: Vec::new(),
             status_writes: 0,

@@ -34,6 +34,7 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
     Plan {
         replicas,
         progress_deadline: secs(600),
+        progress_deadline_abort: true,
         revision_history_limit: 3,
         rollback_window: 0,
         paused: false,
@@ -50,6 +51,8 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
             scale_down_delay: secs(30),
             abort_scale_down_delay: secs(30),
             dynamic_stable_scale: false,
+            min_pods_per_replica_set: 0,
+            replica_progress_threshold: None,
             pace: Pace::Steps(steps),
             analysis: None,
             pod_restart_limit: 2,
@@ -79,6 +82,7 @@ pub fn analysed(plan: Plan) -> Plan {
             warm_up: secs(10),
             checks: BTreeSet::new(),
             bake: None,
+            baseline_pods: None,
         });
     })
 }

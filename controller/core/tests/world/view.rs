@@ -1,14 +1,39 @@
 //! What the planner observes of the world.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serin_core::assignment_unit::AssignmentUnit;
-use serin_core::observed::{Observed, Programmed, ReplicaSetView, RouteView, ServiceView};
+use serin_core::observed::{
+    Observed, Programmed, ReplicaSetView, RestartPod, RouteView, ServiceView,
+};
 use serin_core::plan::RouteRef;
 use serin_core::units::Revision;
 
-use super::{Pods, World};
+use super::{POD_START, Pods, Set, World};
 
 impl World {
+    /// The pods that a restart still has to replace. A pod is named after the time at which it
+    /// becomes available.
+    fn restart_pods(&self, revision: &Revision, set: &Set) -> Vec<RestartPod> {
+        let Some(restart) = &self.state.restart else {
+            return Vec::new();
+        };
+        let start = self.pod_start.get(revision).copied().unwrap_or(POD_START);
+        let old = set.ready_at.iter().filter(|ready_at| {
+            let created_at = ready_at.checked_sub(start).unwrap();
+            created_at < restart.at
+        });
+        let mut pods: Vec<RestartPod> = old
+            .map(|ready_at| RestartPod {
+                is_available: *ready_at <= self.now,
+                name: ready_at.to_string(),
+            })
+            .collect();
+        pods.sort();
+        pods
+    }
+
     /// Time of the last change of an observation, as the running controller process knows it.
     fn since(&mut self, key: &'static str, value: String) -> Timestamp {
         let entry = self
@@ -33,6 +58,26 @@ impl World {
             serving_since: (ready > 0).then_some(at),
             ..ServiceView::default()
         }
+    }
+
+    fn replica_sets(&self) -> BTreeMap<Revision, ReplicaSetView> {
+        let sets = self.sets.iter().map(|(revision, set)| {
+            let crash_loops = self.pods.get(revision) == Some(&Pods::CrashLoop) && set.desired > 0;
+            let seen = ReplicaSetView {
+                name: format!("shop-{revision}"),
+                desired: set.desired,
+                current: u32::try_from(set.ready_at.len()).unwrap(),
+                available: self.available(revision),
+                restarts: self.restarts.get(revision).copied().unwrap_or(0),
+                crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
+                problem: self.problems.get(revision).cloned(),
+                restart_pods: self.restart_pods(revision, set),
+                created_at: set.created_at,
+                ..ReplicaSetView::default()
+            };
+            (revision.clone(), seen)
+        });
+        sets.collect()
     }
 
     pub fn observe(&mut self) -> Observed {
@@ -60,21 +105,6 @@ impl World {
             programmed: programmed.clone(),
             hold: self.route_hold.clone(),
         };
-        let sets = self.sets.iter().map(|(revision, set)| {
-            let crash_loops = self.pods.get(revision) == Some(&Pods::CrashLoop) && set.desired > 0;
-            let seen = ReplicaSetView {
-                name: format!("shop-{revision}"),
-                desired: set.desired,
-                current: u32::try_from(set.ready_at.len()).unwrap(),
-                available: self.available(revision),
-                restarts: self.restarts.get(revision).copied().unwrap_or(0),
-                crash: crash_loops.then(|| "CrashLoopBackOff".to_owned()),
-                problem: self.problems.get(revision).cloned(),
-                created_at: set.created_at,
-                ..ReplicaSetView::default()
-            };
-            (revision.clone(), seen)
-        });
         let spec_replicas = self.plan.replicas;
         let effective = self.effective_plan();
         let plan_hash = self
@@ -90,10 +120,13 @@ impl World {
             observed_since,
             generation: 1,
             spec_problem: self.spec_problem.clone(),
+            spec_problem_code: None,
+            policies: Vec::new(),
+            policy_guardrails: None,
             plan_hash,
             spec_analysis: self.spec_analysis.clone(),
             target_revision: self.target.clone(),
-            replica_sets: sets.collect(),
+            replica_sets: self.replica_sets(),
             stable_service: routed.is_some().then_some(stable_service),
             canary_service: routed.is_some().then_some(canary_service),
             routes: routed
@@ -105,6 +138,7 @@ impl World {
             workload: self.workload.clone(),
             commands: self.commands.clone(),
             analysis: self.report.clone(),
+            guardrails: self.guardrails.clone(),
         }
     }
 }

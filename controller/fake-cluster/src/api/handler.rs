@@ -60,6 +60,9 @@ pub(crate) fn handle(
             handler.patch(store, name, handler.status_subresource(name)?)
         }
         (Method::DELETE, Some(name), None) => handler.delete(store, name),
+        (Method::POST, Some(name), Some("eviction")) if handler.kind.plural == "pods" => {
+            handler.evict(store, name)
+        }
         (Method::DELETE, None, None) => handler.delete_all(store),
         (method, Some(name), Some("scale")) if handler.kind.scale => {
             handler.scale(store, &method, name)
@@ -354,6 +357,15 @@ impl RequestHandler<'_> {
                 ))
             }
         }
+    }
+
+    /// Deletes a pod. There are no disruption budgets; a test injects the refusal.
+    fn evict(&self, store: &mut ObjectStore, name: &str) -> HandlerResult {
+        let options = DeleteOptions::default();
+        store.delete(&self.kind, &self.key(name), &options, self.now)?;
+        let status =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
+        Ok((201, status))
     }
 
     fn delete_all(&self, store: &mut ObjectStore) -> HandlerResult {

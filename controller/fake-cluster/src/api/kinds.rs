@@ -174,9 +174,23 @@ const CUSTOM: &[(&str, &str, &str, &str, &str)] = &[
     (
         "serin.dev",
         "v1alpha1",
+        "AnalysisTemplate",
+        "analysistemplates",
+        "ng",
+    ),
+    (
+        "serin.dev",
+        "v1alpha1",
         "RolloutCommand",
         "rolloutcommands",
         "nsg",
+    ),
+    (
+        "serin.dev",
+        "v1alpha1",
+        "RolloutPolicy",
+        "rolloutpolicies",
+        "sg",
     ),
 ];
 

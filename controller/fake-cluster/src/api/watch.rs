@@ -251,6 +251,7 @@ impl WatchStream {
     }
 }
 
+/// The line of an event. Its type comes first, as from a real API server.
 fn event(kind: &str, object: &Value) -> String {
-    format!("{}\n", json!({"type": kind, "object": object}))
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }

@@ -51,8 +51,13 @@ pub(super) fn evidence_fingerprint(settings: &Settings, plan: &ObjectivePlan) ->
         .endpoint_label
         .as_ref()
         .map_or_else(String::new, |label| format!("|{label}"));
+    let baseline = if settings.has_baseline {
+        "|baseline"
+    } else {
+        ""
+    };
     let parameters = format!(
-        "{}|{}|{}|{}|{}{endpoints}",
+        "{}|{}|{}|{}|{}{endpoints}{baseline}",
         spec.objective,
         settings.analysis.alpha,
         settings.max_duration.as_secs(),

@@ -74,6 +74,8 @@ impl ObjectiveAnalysis {
         });
         let sentences: Vec<String> = summed
             .into_iter()
+            .chain(self.endpoint_note())
+            .chain(self.baseline_note())
             .chain(self.scrape_interval_mismatch())
             .collect();
         (!sentences.is_empty()).then(|| sentences.join(" "))

@@ -417,3 +417,45 @@ fn a_continued_burn_counts_once_the_short_window_has_passed() {
     release.snapshot(BEGAN_MS + short_ms + 60_000);
     assert_eq!(release.burned_before, Some(false));
 }
+
+#[test]
+fn the_day_before_a_release_is_tried_as_placebo_releases() {
+    const STEP_MS: i64 = 480_000;
+    let request = pod_request(Some("15s"));
+    let mut release = begin(&request, None, BEGAN_MS);
+    let history = release.coarse_history(0).unwrap();
+    let series = |pod: i64, value: &dyn Fn(i64) -> f64| Series {
+        labels: [
+            ("pod", format!("checkout-aaa-pod{pod}z")),
+            ("job", "pods".to_owned()),
+            ("instance", format!("10.0.0.{pod}:8080")),
+            ("serin", "known".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+        samples: (-172..=0)
+            .map(|step| ((BEGAN_MS / STEP_MS + step) * STEP_MS, value(step)))
+            .collect(),
+    };
+    // A quarter of the requests of one pod fail in one hour of the day.
+    let errors = |pod: i64, step: i64| {
+        if pod == 2 && (-30..-20).contains(&step) {
+            4_000.0
+        } else {
+            16.0
+        }
+    };
+    let total: Answer = (0..4).map(|pod| series(pod, &|_| 16_000.0)).collect();
+    let second: Answer = (0..4)
+        .map(|pod| series(pod, &|step| errors(pod, step)))
+        .collect();
+    release.estimate_coarse_dispersion(0, &history, &[total, second, Answer::new()]);
+    let evidence = &release.objectives[0].state.evidence;
+    let placebo = evidence.placebo().unwrap();
+    assert!(placebo.hours >= 20, "{placebo:?}");
+    assert!(
+        (1..=2).contains(&placebo.hours_with_rollback) && !placebo.refutes_bound,
+        "{placebo:?}"
+    );
+    assert!(evidence.errors_before() > 10_000.0);
+}

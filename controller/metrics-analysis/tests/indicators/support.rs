@@ -148,6 +148,7 @@ pub fn request() -> AnalysisRequest {
         canary_replica_set: "checkout-bbb".into(),
         pods_created_at: BTreeMap::new(),
         pod_nodes: BTreeMap::new(),
+        baseline_since: None,
         routed_unit: RoutedUnit::Request,
         weight: Weight::percent(10),
         pace: None,

@@ -1,6 +1,7 @@
 //! A cache of the cluster: the relevant fields of every object that belongs to a Rollout. Each kind
 //! has its own watch with its own backoff.
 
+mod checked_object;
 mod claims;
 pub mod container_ports;
 mod convert;
@@ -10,6 +11,10 @@ mod objects;
 mod optional_kinds;
 mod pod_object;
 mod pod_problem;
+pub mod policies;
+mod policy_objects;
+mod policy_view;
+mod policy_watch;
 mod replica_set_object;
 mod rollout_object;
 mod route_cache;
@@ -31,6 +36,7 @@ use crate::admission_policy::PolicyStatus;
 use crate::queue::Lane;
 use crate::workload::Adopters;
 
+pub use checked_object::CheckedObject;
 pub use claims::{Claimant, RouteKey};
 pub(crate) use convert::STARTING;
 pub use convert::{CRASH_LOOP, SERVICE_NAME_LABEL};
@@ -40,6 +46,11 @@ pub use objects::{
     CachedService, ControllerRef, DeclaredPort, Identity, ReadyEndpoint, Restarts,
 };
 pub use optional_kinds::{Availability, Discovery, KindState, OptionalKind};
+pub use pod_object::PodObject;
+pub(crate) use pod_object::lean_metadata;
+pub use policies::PolicyCaches;
+pub use policy_objects::{CachedPolicy, CachedTemplate, Selectors};
+pub use policy_view::{PolicyProblem, PolicyView, shared_guardrails};
 pub use replica_set_object::{ReplicaSetFields, ReplicaSetObject, TemplateSummary};
 pub use rollout_object::RolloutObject;
 pub use route_cache::{RouteCache, RouteCaches};
@@ -93,6 +104,8 @@ pub struct ClusterCache {
     pub command_kind: KindState,
     /// Whether the admission policy for commands is in force.
     pub command_policy: watch::Sender<PolicyStatus>,
+    /// RolloutPolicies and what they need.
+    pub policies: PolicyCaches,
     /// The Deployments that Rollouts name.
     pub adopters: Adopters,
     /// The kinds and namespaces that could not be listed yet, although others could.
@@ -116,6 +129,7 @@ impl ClusterCache {
             commands: ObjectCache::default(),
             command_kind: KindState::new(optional_kinds::ROLLOUT_COMMAND),
             command_policy: watch::Sender::default(),
+            policies: PolicyCaches::default(),
             adopters: Adopters::default(),
             unlisted: RwLock::default(),
             rollouts_listed: watch::Sender::new(false),
@@ -135,7 +149,9 @@ impl ClusterCache {
             Some(Key::new(rollout.key().namespace, name))
         });
         self.adopters.record(rollout.key(), deployment);
-        let routing = spec.and_then(|spec| spec.routing(name));
+        // A Rollout that only observes writes nothing, so it must not keep others from it.
+        let managing = spec.filter(|spec| !spec.observes());
+        let routing = managing.and_then(|spec| spec.routing(name));
         let change = self.claims_mut().set_spec(Claimant::new(rollout), routing);
         self.apply_change(change)
     }
@@ -205,7 +221,8 @@ impl ClusterCache {
         let key = rollout.key();
         let others = self.adopters.rollouts_of(deployment).into_iter();
         let others = others.filter(|other| *other != key);
-        let mut others = others.filter_map(|other| self.rollouts.get(&other.as_rollout()));
+        let others = others.filter_map(|other| self.rollouts.get(&other.as_rollout()));
+        let mut others = others.filter(|other| !other.observes());
         let precedes = |other: &Arc<RolloutObject>| {
             other.status.state.workload.is_some() || created(other) < created(rollout)
         };
@@ -284,18 +301,30 @@ impl ClusterCache {
     /// until then.
     pub fn is_listed(&self, namespace: &str) -> bool {
         let unlisted = self.unlisted.read().unwrap_or_else(PoisonError::into_inner);
-        !unlisted.iter().any(|(_, unlisted)| unlisted == namespace)
+        let is_needed = |kind: &str| kind != optional_kinds::ANALYSIS_TEMPLATE.plural();
+        !unlisted
+            .iter()
+            .any(|(kind, unlisted)| unlisted == namespace && is_needed(kind))
+    }
+
+    /// Whether the AnalysisTemplates were listed in this namespace.
+    pub fn are_templates_listed(&self, namespace: &str) -> bool {
+        let unlisted = self.unlisted.read().unwrap_or_else(PoisonError::into_inner);
+        let templates = optional_kinds::ANALYSIS_TEMPLATE.plural();
+        !unlisted.contains(&(templates, namespace.to_owned()))
     }
 
     /// The kinds that have not been listed yet. No decision may be made until this is empty.
     pub fn unsynced_kinds(&self) -> Vec<&'static str> {
         let kinds = [
-            ("rollouts", *self.rollouts_listed.borrow()),
+            ("rollouts", self.are_rollouts_listed()),
             ("replicasets", self.replica_sets.is_synced()),
             ("pods", self.pods.is_synced()),
             ("services", self.services.is_synced()),
             ("endpointslices", self.slices.is_synced()),
             ("rolloutcommands", self.commands.is_synced()),
+            ("rolloutpolicies", self.policies.policies.is_synced()),
+            ("analysistemplates", self.policies.templates.is_synced()),
         ];
         let routes = self.routes.iter();
         let routes = routes.map(|cache| (cache.router.plural(), cache.objects.is_synced()));
@@ -304,6 +333,16 @@ impl ClusterCache {
             .chain(routes)
             .filter_map(|(kind, synced)| (!synced).then_some(kind))
             .collect()
+    }
+
+    /// Whether the Rollouts were listed once, so that a missing one does not exist.
+    pub fn are_rollouts_listed(&self) -> bool {
+        *self.rollouts_listed.borrow()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mark_rollouts_listed(&self) {
+        self.rollouts_listed.send_replace(true);
     }
 
     /// Waits until every kind has been listed once.
@@ -322,5 +361,7 @@ impl ClusterCache {
             routes.objects.wait_until_synced().await;
         }
         self.commands.wait_until_synced().await;
+        self.policies.policies.wait_until_synced().await;
+        self.policies.templates.wait_until_synced().await;
     }
 }

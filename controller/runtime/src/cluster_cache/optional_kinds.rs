@@ -38,6 +38,24 @@ pub const ROLLOUT_COMMAND: OptionalKind = OptionalKind {
     installed_by: "Serin's CRDs",
 };
 
+/// Shared settings of Rollouts. A Rollout without one is not affected.
+pub const ROLLOUT_POLICY: OptionalKind = OptionalKind {
+    group: GROUP,
+    kind: "RolloutPolicy",
+    plural: "rolloutpolicies",
+    versions: &["v1alpha1"],
+    installed_by: "Serin's CRDs",
+};
+
+/// Definitions that Rollouts refer to. A Rollout that refers to none is not affected.
+pub const ANALYSIS_TEMPLATE: OptionalKind = OptionalKind {
+    group: GROUP,
+    kind: "AnalysisTemplate",
+    plural: "analysistemplates",
+    versions: &["v1alpha1"],
+    installed_by: "Serin's CRDs",
+};
+
 /// Result of the discovery of a kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Discovery {
@@ -74,6 +92,12 @@ impl OptionalKind {
     /// The plural, for example `httproutes`.
     pub const fn plural(&self) -> &'static str {
         self.plural
+    }
+
+    /// Whether it is a part of policies. These kinds may be forbidden, and a change of them concerns
+    /// many Rollouts.
+    pub fn is_of_policies(&self) -> bool {
+        [ROLLOUT_POLICY.plural, ANALYSIS_TEMPLATE.plural].contains(&self.plural)
     }
 
     /// The version to try on the given attempt if discovery is forbidden.
@@ -175,6 +199,9 @@ pub enum Availability {
     Absent,
     /// The cluster serves it in this version, and its objects have been listed.
     Served(&'static str),
+    /// The cluster may serve it, but this process may not list its objects. Only of the kinds of
+    /// policies.
+    Forbidden,
 }
 
 /// The current availability of one optional kind.
@@ -218,7 +245,9 @@ impl KindState {
     pub fn resource(&self) -> Result<ApiResource, String> {
         match self.availability() {
             Availability::Served(version) => Ok(self.kind.resource(version)),
-            Availability::Unknown => Ok(self.kind.resource(self.kind.version_to_try(0))),
+            Availability::Unknown | Availability::Forbidden => {
+                Ok(self.kind.resource(self.kind.version_to_try(0)))
+            }
             Availability::Absent => Err(self.absent_message()),
         }
     }

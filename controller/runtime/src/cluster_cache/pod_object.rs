@@ -67,7 +67,7 @@ struct LeanMetadata {
 }
 
 /// Decodes the metadata that is cached of an object.
-pub(super) fn lean_metadata<'de, D: Deserializer<'de>>(
+pub(crate) fn lean_metadata<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<ObjectMeta, D::Error> {
     let lean = LeanMetadata::deserialize(deserializer)?;
@@ -87,10 +87,10 @@ pub(super) fn lean_metadata<'de, D: Deserializer<'de>>(
 
 #[cfg(test)]
 mod tests {
-    use kube::core::DeserializeGuard;
     use serde_json::json;
 
     use super::*;
+    use crate::cluster_cache::CheckedObject;
 
     #[test]
     fn a_pod_is_cached_as_if_it_was_decoded_as_a_whole() {
@@ -108,8 +108,8 @@ mod tests {
             "spec": {"nodeName": "node-7", "containers": [{"name": "app", "image": 7}]},
             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
         });
-        let DeserializeGuard(decoded) =
-            serde_json::from_value::<DeserializeGuard<PodObject>>(pod.clone()).unwrap();
+        let CheckedObject(decoded) =
+            serde_json::from_value::<CheckedObject<PodObject>>(pod.clone()).unwrap();
         let cached = CachedPod::from(decoded.unwrap());
         let whole: ObjectMeta = serde_json::from_value(metadata).unwrap();
         assert_eq!(cached.identity.uid, whole.uid.unwrap());

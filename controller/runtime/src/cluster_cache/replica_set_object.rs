@@ -62,11 +62,10 @@ impl<'de> Deserialize<'de> for TemplateSummary {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::DeserializeGuard;
     use serde_json::json;
 
     use super::*;
-    use crate::cluster_cache::CachedReplicaSet;
+    use crate::cluster_cache::{CachedReplicaSet, CheckedObject};
 
     /// A ReplicaSet as the watch decodes it.
     fn watched(pod_spec: &Value) -> CachedReplicaSet {
@@ -81,8 +80,8 @@ mod tests {
             "status": {"replicas": 3, "availableReplicas": 2},
         })
         .to_string();
-        let DeserializeGuard(set) =
-            serde_json::from_str::<DeserializeGuard<ReplicaSetObject>>(&text).unwrap();
+        let CheckedObject(set) =
+            serde_json::from_str::<CheckedObject<ReplicaSetObject>>(&text).unwrap();
         CachedReplicaSet::from(set.unwrap())
     }
 

@@ -1,9 +1,12 @@
 //! A decoded Rollout. An invalid spec does not hide the status, and vice versa.
 
+use std::sync::Arc;
+
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer, de};
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use serin_core::observed::ReplicasSource;
 use serin_core::state_reader::UnreadableField;
 use serin_core::text::Message;
@@ -12,6 +15,7 @@ use serin_crds::status::PersistedStatus;
 use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
 
 use super::Key;
+use super::policy_view::{PolicyProblem, PolicyView};
 use crate::replicas_source::replicas_source;
 
 /// A Rollout whose spec or status may be invalid. An abort must work even if the spec cannot be
@@ -25,6 +29,8 @@ pub struct RolloutObject {
     /// Identifies the template that was filled in from a Deployment. `None` if the template is the
     /// Rollout's own.
     pub template_version: Option<String>,
+    /// What its policies contribute, once it was resolved. `None` if no policy concerns it.
+    pub policy: Option<Arc<PolicyView>>,
     /// Who set `spec.replicas`, derived from `metadata.managedFields`.
     pub replicas_source: ReplicasSource,
     /// The status as far as it can be read. Empty if there is none yet.
@@ -62,6 +68,21 @@ impl RolloutObject {
             .unwrap_or_default()
     }
 
+    /// Whether it only observes the pods of another controller.
+    pub fn observes(&self) -> bool {
+        self.spec.as_ref().is_ok_and(|spec| spec.observes())
+    }
+
+    /// Identifies what its policies contribute. `None` if no policy concerns it.
+    pub fn policy_version(&self) -> Option<u64> {
+        self.policy.as_ref().map(|policy| policy.version)
+    }
+
+    /// Why its policies cannot be applied. `None` if they can.
+    pub fn policy_problem(&self) -> Option<&PolicyProblem> {
+        self.policy.as_ref()?.problem.as_ref()
+    }
+
     /// Whether this is a later version of the same object.
     pub fn is_newer_than(&self, other: &Self) -> bool {
         let version = |rollout: &Self| rollout.resource_version().parse::<u64>().unwrap_or(0);
@@ -77,13 +98,17 @@ impl RolloutObject {
     }
 }
 
+/// Minimum size of a spec whose template may be too large, in bytes. A smaller one cannot exceed the
+/// limits of what is kept in memory.
+const CHECKED_SPEC_BYTES: usize = 32 * 1024;
+
 #[derive(Deserialize)]
 struct Raw {
     metadata: ObjectMeta,
     #[serde(default)]
-    spec: Value,
+    spec: Option<Box<RawValue>>,
     #[serde(default)]
-    status: Option<Value>,
+    status: Option<Box<RawValue>>,
 }
 
 impl<'de> Deserialize<'de> for RolloutObject {
@@ -96,25 +121,22 @@ impl<'de> Deserialize<'de> for RolloutObject {
         if metadata.name.is_none() {
             return Err(de::Error::missing_field("metadata.name"));
         }
-        let replicas_source = replicas_source(&metadata, &spec);
+        let spec = spec.as_deref().map_or("null", RawValue::get);
+        let replicas_source = replicas_source(&metadata, &only_replicas(spec));
         metadata.managed_fields = None;
         metadata.annotations = None;
-        // A large template is not kept: the controller has the Rollouts of all namespaces in memory.
-        let spec = check_template_size(&spec)
-            .map_err(|problem| problem.to_string())
-            .and_then(|()| {
-                let spec = serde_json::from_value(spec).map(Box::new);
-                spec.map_err(|problem| Message::from(format!("spec: {problem}")).into())
-            });
         let PersistedStatus {
             status,
             incompatibility,
             unreadable,
-        } = status.map(RolloutStatus::read).unwrap_or_default();
+        } = status
+            .map(|status| RolloutStatus::read_text(status.get()))
+            .unwrap_or_default();
         Ok(Self {
             metadata,
-            spec,
+            spec: read_spec(spec),
             template_version: None,
+            policy: None,
             replicas_source,
             status: Box::new(status),
             incompatibility,
@@ -123,9 +145,34 @@ impl<'de> Deserialize<'de> for RolloutObject {
     }
 }
 
+/// The spec without all fields but `replicas`.
+fn only_replicas(spec: &str) -> Value {
+    #[derive(Default, Deserialize)]
+    struct Replicas {
+        #[serde(default)]
+        replicas: Value,
+    }
+    let replicas: Replicas = serde_json::from_str(spec).unwrap_or_default();
+    json!({"replicas": replicas.replicas})
+}
+
+/// Decodes a spec, or returns why it is invalid.
+fn read_spec(text: &str) -> Result<Box<RolloutSpec>, String> {
+    // Most specs are small and valid, and are decoded without a tree of values.
+    if text.len() < CHECKED_SPEC_BYTES
+        && let Ok(spec) = serde_json::from_str(text)
+    {
+        return Ok(Box::new(spec));
+    }
+    let spec: Value = serde_json::from_str(text).unwrap_or_default();
+    // A large template is not kept: the controller has the Rollouts of all namespaces in memory.
+    check_template_size(&spec).map_err(|problem| problem.to_string())?;
+    let spec = serde_json::from_value(spec).map(Box::new);
+    spec.map_err(|problem| Message::from(format!("spec: {problem}")).into())
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use serin_core::state::Phase;
     use serin_core::units::Revision;
 

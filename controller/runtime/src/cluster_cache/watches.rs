@@ -10,7 +10,6 @@ use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
-use kube::core::DeserializeGuard;
 use kube::runtime::reflector;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
@@ -22,6 +21,7 @@ use serin_traffic::ROUTERS;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::checked_object::CheckedObject;
 use super::namespaced_watch::{NamespaceEvent, NamespacedApi, watch_each};
 use super::object_cache::ObjectCache;
 use super::objects::{CachedCommand, CachedObject, CachedRoute, CachedService};
@@ -106,10 +106,11 @@ impl Watches {
         };
         tasks.spawn(urgent.watch_optional_kind(
             |cluster| &cluster.command_kind,
-            move |_| commands.apis::<DeserializeGuard<RolloutCommand>>(),
+            move |_| commands.apis::<CheckedObject<RolloutCommand>>(),
             |cluster| &cluster.commands,
             affected,
         ));
+        self.spawn_policies(tasks);
         for router in ROUTERS {
             let kind = router.route_kind();
             let routes = self.clone();
@@ -141,7 +142,7 @@ impl Watches {
             + 'static,
         F: CachedObject + From<K>,
     {
-        let apis = self.apis::<DeserializeGuard<K>>();
+        let apis = self.apis::<CheckedObject<K>>();
         tasks.spawn(self.clone().watch_kind(
             kind,
             apis,
@@ -151,7 +152,7 @@ impl Watches {
         ));
     }
 
-    fn apis<K>(&self) -> Vec<NamespacedApi<K>>
+    pub(super) fn apis<K>(&self) -> Vec<NamespacedApi<K>>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
@@ -164,7 +165,7 @@ impl Watches {
     fn dynamic_apis(
         &self,
         resource: &ApiResource,
-    ) -> Vec<NamespacedApi<DeserializeGuard<DynamicObject>>> {
+    ) -> Vec<NamespacedApi<CheckedObject<DynamicObject>>> {
         self.each_namespace(|client, namespace| match namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, resource),
             None => Api::all_with(client, resource),
@@ -206,7 +207,7 @@ impl Watches {
     async fn watch_kind<K, F>(
         self,
         kind: &'static str,
-        apis: Vec<NamespacedApi<DeserializeGuard<K>>>,
+        apis: Vec<NamespacedApi<CheckedObject<K>>>,
         config: watcher::Config,
         cache: fn(&ClusterCache) -> &ObjectCache<F>,
         affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + 'static,
@@ -234,10 +235,10 @@ impl Watches {
     /// Keeps the cache of an optional kind current. The kind may be absent at the start, appear,
     /// disappear, or change its served version. While it is absent, the cache is empty and counts
     /// as listed.
-    async fn watch_optional_kind<K, F>(
+    pub(super) async fn watch_optional_kind<K, F>(
         self,
         state: impl for<'a> Fn(&'a ClusterCache) -> &'a KindState + Send + 'static,
-        apis: impl Fn(&ApiResource) -> Vec<NamespacedApi<DeserializeGuard<K>>> + Send + Sync + 'static,
+        apis: impl Fn(&ApiResource) -> Vec<NamespacedApi<CheckedObject<K>>> + Send + Sync + 'static,
         cache: impl for<'a> Fn(&'a ClusterCache) -> &'a ObjectCache<F> + Send + 'static,
         affected: impl Fn(&ClusterCache, &F) -> Vec<Key> + Send + Sync + 'static,
     ) where
@@ -289,7 +290,7 @@ impl Watches {
         &self,
         state: &KindState,
         version: &'static str,
-        apis: Vec<NamespacedApi<DeserializeGuard<K>>>,
+        apis: Vec<NamespacedApi<CheckedObject<K>>>,
         cache: &ObjectCache<F>,
         affected: impl Fn(&F) -> Vec<Key>,
     ) -> WatchEnd
@@ -297,6 +298,7 @@ impl Watches {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
         F: CachedObject + From<K>,
     {
+        let is_one_list = apis.len() == 1;
         let mut events = self.watch(state.kind().plural(), apis, &watcher_config());
         loop {
             let event = tokio::select! {
@@ -317,6 +319,13 @@ impl Watches {
                 {
                     return WatchEnd::Absent;
                 }
+                Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(status))))
+                    if api_status::is_forbidden(&status)
+                        && is_one_list
+                        && state.kind().is_of_policies() =>
+                {
+                    self.mark_forbidden(state, cache);
+                }
                 Some(Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))))
                     if api_status::is_missing_kind(&status) =>
                 {
@@ -334,8 +343,8 @@ impl Watches {
             return;
         }
         tracing::info!(kind = %state.kind(), version, "kind is served");
-        if before == Availability::Absent {
-            self.trigger_all();
+        if matches!(before, Availability::Absent | Availability::Forbidden) {
+            self.trigger_all(state);
         }
     }
 
@@ -357,7 +366,7 @@ impl Watches {
         self.trigger(&affected_rollouts);
         match before {
             Availability::Absent => {}
-            Availability::Unknown => {
+            Availability::Unknown | Availability::Forbidden => {
                 tracing::info!(
                     "{}; Rollouts that do not use it are not affected",
                     state.absent_message()
@@ -368,14 +377,21 @@ impl Watches {
                     "{}; it was served until now, and Rollouts that use it are held",
                     state.absent_message()
                 );
-                self.trigger_all();
+                self.trigger_all(state);
             }
         }
     }
 
     /// Triggers every Rollout. The availability of a kind also changes what is reported for
     /// Rollouts whose routes were never cached.
-    fn trigger_all(&self) {
+    fn trigger_all(&self, state: &KindState) {
+        if state.kind().is_of_policies() {
+            self.cluster
+                .policies
+                .changes
+                .record(|changes| changes.all = true);
+            return;
+        }
         let rollouts: Vec<Key> = self
             .cluster
             .rollouts
@@ -415,7 +431,7 @@ enum WatchEnd {
 /// Applies an event to the cache. Returns the affected Rollouts.
 fn apply_event<K, F>(
     cache: &ObjectCache<F>,
-    event: NamespaceEvent<DeserializeGuard<K>>,
+    event: NamespaceEvent<CheckedObject<K>>,
     affected: impl Fn(&F) -> Vec<Key>,
 ) -> Vec<Key>
 where
@@ -558,7 +574,7 @@ fn watcher_config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
-fn decode_or_skip<K: Resource>(DeserializeGuard(object): DeserializeGuard<K>) -> Option<K> {
+fn decode_or_skip<K: Resource>(CheckedObject(object): CheckedObject<K>) -> Option<K> {
     object
         .map_err(|invalid| {
             let (namespace, name) =

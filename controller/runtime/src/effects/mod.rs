@@ -3,6 +3,7 @@
 pub mod command;
 mod corrections;
 mod original_routes;
+mod pod;
 mod ports;
 mod replica_set;
 mod route;
@@ -175,6 +176,7 @@ impl EffectExecutor<'_> {
                 Effect::DeleteReplicaSet { revision, name } => {
                     self.delete_replica_set(revision, name).await
                 }
+                Effect::EvictPod { name, .. } => self.evict_pod(name).await,
                 Effect::PauseDeployment { name } => self.pause_deployment(name).await,
                 Effect::TakeReplicaSet { revision, name } => {
                     self.take_replica_set(revision, name).await
@@ -277,6 +279,7 @@ pub const fn effect_kind(effect: &Effect) -> &'static str {
         Effect::CreateReplicaSet { .. } => "CreateReplicaSet",
         Effect::Scale { .. } => "Scale",
         Effect::DeleteReplicaSet { .. } => "DeleteReplicaSet",
+        Effect::EvictPod { .. } => "EvictPod",
         Effect::PauseDeployment { .. } => "PauseDeployment",
         Effect::TakeReplicaSet { .. } => "TakeReplicaSet",
         Effect::LabelPods { .. } => "LabelPods",
@@ -296,6 +299,7 @@ pub fn effect_label(effect: &Effect) -> String {
         Effect::CreateReplicaSet { revision, .. } => return format!("CreateReplicaSet {revision}"),
         Effect::RestoreObjects => return effect_kind(effect).to_owned(),
         Effect::BindService { name, .. }
+        | Effect::EvictPod { name, .. }
         | Effect::PauseDeployment { name }
         | Effect::TakeReplicaSet { name, .. }
         | Effect::LabelPods { name, .. }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PostParams};
@@ -21,11 +21,14 @@ use super::{
     EffectError, EffectExecutor, patch_params, post_params, release_all_services,
     restore_all_routes,
 };
+use crate::cluster_cache::PodObject;
 use crate::status::selector_string;
 use crate::workload;
 
 /// Number of pods that get their labels at the same time.
 const CONCURRENT_PODS: usize = 8;
+/// Maximum number of pods in one answer. Each has up to 1.5 MB in etcd, and more as JSON.
+const PODS_PER_PAGE: u32 = 12;
 
 impl EffectExecutor<'_> {
     fn deployments(&self) -> Api<DynamicObject> {
@@ -171,39 +174,48 @@ impl EffectExecutor<'_> {
         let selector: LabelSelector =
             serde_json::from_value(set.data["spec"]["selector"].clone()).unwrap_or_default();
         let selector = selector_string(&selector).unwrap_or_default();
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace());
-        let pods = api.list(&ListParams::default().labels(&selector)).await;
-        let pods = pods.map_err(EffectError::api(format!("pods of ReplicaSet {name}")))?;
         let labels = BTreeMap::from([
             (ROLLOUT_LABEL, self.name()),
             (REVISION_LABEL, revision.as_str()),
         ]);
-        let lacks_labels = |pod: &Pod| {
+        let lacks_labels = |pod: &PodObject| {
             let own = pod.metadata.labels.as_ref();
             let has = |(key, value): (&&str, &&str)| {
                 own.and_then(|own| own.get(*key)).map(String::as_str) == Some(*value)
             };
             !labels.iter().all(has)
         };
-        let is_owned = |pod: &Pod| {
+        let is_owned = |pod: &PodObject| {
             let mut owners = pod.metadata.owner_references.iter().flatten();
             owners.any(|owner| {
                 owner.controller == Some(true) && Some(&owner.uid) == set.metadata.uid.as_ref()
             })
         };
-        let unlabelled = pods.items.into_iter();
-        let unlabelled = unlabelled.filter(|pod| is_owned(pod) && lacks_labels(pod));
-        let writes = unlabelled.map(|pod| self.label_pod(&api, pod, &labels));
-        stream::iter(writes)
-            .buffer_unordered(CONCURRENT_PODS)
-            .try_collect::<()>()
-            .await
+        let api: Api<PodObject> = Api::namespaced(self.client.clone(), self.namespace());
+        let mut page = ListParams::default().labels(&selector).limit(PODS_PER_PAGE);
+        loop {
+            let permit = self.cache.adopters.begin_read().await;
+            let pods = api.list(&page).await;
+            let pods = pods.map_err(EffectError::api(format!("pods of ReplicaSet {name}")))?;
+            drop(permit);
+            page.continue_token = pods.metadata.continue_.filter(|token| !token.is_empty());
+            let unlabelled = pods.items.into_iter();
+            let unlabelled = unlabelled.filter(|pod| is_owned(pod) && lacks_labels(pod));
+            let writes = unlabelled.map(|pod| self.label_pod(&api, pod, &labels));
+            stream::iter(writes)
+                .buffer_unordered(CONCURRENT_PODS)
+                .try_collect::<()>()
+                .await?;
+            if page.continue_token.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     async fn label_pod(
         &self,
-        api: &Api<Pod>,
-        pod: Pod,
+        api: &Api<PodObject>,
+        pod: PodObject,
         labels: &BTreeMap<&str, &str>,
     ) -> Result<(), EffectError> {
         let name = pod.metadata.name.unwrap_or_default();

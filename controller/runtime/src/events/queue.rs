@@ -6,6 +6,8 @@ use k8s_openapi::api::events::v1::Event;
 
 /// Maximum number of waiting Events. Each takes about 1 KiB.
 const MAX_WAITING: usize = 4_096;
+/// Number of waiting Events for which memory is kept.
+const KEPT_CAPACITY: usize = 16;
 
 /// Which Events are dropped last if too many wait, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +65,10 @@ impl EventQueue {
     /// Records that the Event of a Rollout was written.
     pub fn finish(&mut self, rollout: &str) {
         self.writing.remove(rollout);
+        if self.is_idle() {
+            // After an update of all Rollouts, there is memory for thousands of Events.
+            self.waiting.shrink_to(KEPT_CAPACITY);
+        }
     }
 
     /// Whether no Event waits or is being written.
@@ -113,6 +119,24 @@ mod tests {
         assert!(!queue.is_idle());
         queue.finish("b");
         assert!(queue.is_idle());
+    }
+
+    #[test]
+    fn the_memory_for_many_events_is_released_after_the_last_one() {
+        let mut queue = EventQueue::default();
+        for number in 0..1_000 {
+            let rollout = number.to_string();
+            assert!(
+                queue
+                    .push(event(&rollout, "x", Importance::Normal))
+                    .is_none()
+            );
+        }
+        while let Some(taken) = queue.take() {
+            queue.finish(&taken.rollout);
+        }
+        let kept = queue.waiting.capacity();
+        assert!(kept < 100, "{kept}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::plan::{Plan, Routing};
-use serin_traffic::ServiceFacts;
+use serin_traffic::{ServiceFacts, sticky_annotation};
 
 use super::Snapshot;
 
@@ -17,15 +17,20 @@ impl Snapshot {
             .map(|(name, service)| {
                 let ports = service.spec.ports.iter().flatten();
                 let protocols: Vec<_> = ports.map(|port| port.app_protocol.as_deref()).collect();
-                (name, service.spec.session_affinity.as_deref(), protocols)
+                (name, service, protocols)
             })
             .collect();
         let facts: Vec<ServiceFacts<'_>> = existing
             .iter()
-            .map(|(name, session_affinity, protocols)| ServiceFacts {
-                name,
-                session_affinity: *session_affinity,
-                app_protocols: protocols,
+            .map(|(name, service, protocols)| {
+                let annotations = service.annotations.iter();
+                let annotations = annotations.map(|(name, value)| (&**name, &**value));
+                ServiceFacts {
+                    name,
+                    session_affinity: service.spec.session_affinity.as_deref(),
+                    sticky_annotation: sticky_annotation(annotations),
+                    app_protocols: protocols,
+                }
             })
             .collect();
         let routes: Option<Vec<_>> = plan.routing().map(|routing| {

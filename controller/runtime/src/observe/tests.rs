@@ -147,6 +147,7 @@ fn inputs() -> ObserveInputs {
         spec_analysis: None,
         target: Some(Revision::new("two")),
         analysis: None,
+        guardrails: GuardrailReport::default(),
         incompatible_state: None,
         is_quarantined: false,
     }
@@ -357,11 +358,11 @@ fn terminating_pods_are_not_counted() {
     let mut terminating = pod("two", "b");
     terminating.active = false;
     snapshot.pods[3] = Arc::new(terminating);
-    let counts = snapshot.counts(Some(&Revision::new("two")));
+    let counts = snapshot.counts(Some(&Revision::new("two")), 2);
     assert_eq!(
         counts,
         PodCounts {
-            replicas: 3,
+            replicas: 2,
             updated: 1,
             ready: 3,
             available: 3

@@ -208,6 +208,7 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
             .unwrap_or_else(|| format!("{}-{revision}", key.name)),
         pods_created_at: inputs.snapshot.pods_created_at(),
         pod_nodes: inputs.snapshot.pod_nodes(),
+        baseline_since: serin_core::baseline::started_at(inputs.plan, state),
         routed_unit: routed_unit(&inputs.observed.assignment_unit),
         weight: canary_weight(inputs.observed, inputs.plan),
         pace: match &inputs.plan.canary().pace {

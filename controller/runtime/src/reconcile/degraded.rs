@@ -70,7 +70,7 @@ pub(super) async fn report_invalid_spec(
 
 /// Refuses pending commands, so that they do not wait forever. Returns whether there are more: a
 /// flood of commands must not delay the next reconcile.
-async fn refuse_commands(
+pub(super) async fn refuse_commands(
     context: &Context,
     rollout: &RolloutObject,
     reason: &str,

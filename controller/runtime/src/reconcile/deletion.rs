@@ -47,7 +47,10 @@ pub(super) async fn delete(
         cache: &mut local.plans,
         attempt,
     };
-    if let Some(plan) = plan_to_restore(rollout, source, state, context.clock.now()).await {
+    // A Rollout that observes has changed nothing.
+    if state.observation.is_none()
+        && let Some(plan) = plan_to_restore(rollout, source, state, context.clock.now()).await
+    {
         let restorer = ResourceRestorer {
             client: &context.client,
             cache: &context.cache,

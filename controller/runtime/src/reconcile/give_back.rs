@@ -61,6 +61,16 @@ pub(super) async fn advance(
     if objects.deployment.is_none() && !is_explicit {
         return Ok(Progress::Complete);
     }
+    if let Some(problem) = &objects.return_problem
+        && objects.deployment.is_some()
+        && owned.is_some()
+        && state.workload.is_none()
+    {
+        // A Deployment that the Rollout has not taken over may be somebody else's: it is paused only
+        // if it can have the pods.
+        let problem = format!("giving the pods back: {problem}");
+        return Err(ReconcileError::Failed(problem));
+    }
     let view = objects.view();
     snapshot.workload = Some(objects);
     let give_back = GiveBack {

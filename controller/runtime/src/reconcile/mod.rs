@@ -12,6 +12,7 @@ mod effect_failures;
 mod finalizer;
 mod give_back;
 mod pipeline;
+mod policies;
 mod position;
 mod quarantine;
 mod snapshot;
@@ -37,6 +38,7 @@ use crate::cluster_cache::{ClusterCache, RolloutObject};
 use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::EffectError;
 use crate::events::Events;
+use crate::guardrails::GuardrailObjects;
 use crate::journal::{Journal, Subject};
 use crate::local_state::{LocalState, LocalStates};
 use crate::ownership::Ownership;
@@ -45,13 +47,14 @@ use crate::telemetry::{Metrics, ReconcileResult};
 use crate::watchdog::InProgress;
 
 pub use deletion::{ResourceRestorer, release_finalizer};
+pub use policies::PolicyResolver;
 
 /// Delay after a conflict, until the watch has delivered the change.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
 /// Delay while a kind cannot be listed in the namespace of the Rollout.
 const AFTER_UNLISTED: Duration = Duration::from_secs(5);
-/// Delay while slow reconciles use the share of a namespace.
-const AFTER_SLOW: Duration = Duration::from_millis(250);
+/// Delay while the labels of the namespaces, which a policy selects, are being listed.
+const AFTER_PENDING_NAMESPACES: Duration = Duration::from_millis(250);
 
 /// What prevents one Rollout from stopping the others.
 #[derive(Clone, Debug, Default)]
@@ -80,10 +83,9 @@ pub struct Context {
     pub analyzer: Arc<dyn Analyzer>,
     /// The process-local state of the Rollouts.
     pub local_states: LocalStates,
+    /// Objects that the guardrails of several Rollouts depend on.
+    pub guardrail_objects: GuardrailObjects,
     pub safeguards: Safeguards,
-    /// Maximum number of concurrent reconciles in a namespace whose reconciles are slow, for
-    /// example because of an admission webhook. The others are for the other namespaces.
-    pub slow_namespace_share: usize,
     /// The queue of reconciles.
     pub dispatcher: Arc<Dispatcher>,
 }
@@ -170,15 +172,11 @@ pub async fn reconcile(cached: Arc<RolloutObject>, context: Arc<Context>) -> Act
     if !context.cache.is_listed(&cached.key().namespace) {
         return Action::Requeue(AFTER_UNLISTED);
     }
+    if context.cache.policies.awaits_namespaces() {
+        return Action::Requeue(AFTER_PENDING_NAMESPACES);
+    }
     let subject = subject(&cached);
     let in_progress = &context.safeguards.in_progress;
-    let share = context
-        .slow_namespace_share
-        .min(context.dispatcher.slot_limit() / 2)
-        .max(1);
-    if in_progress.exceeds_share(&subject.namespace, share) {
-        return Action::Requeue(AFTER_SLOW);
-    }
     let span = tracing::info_span!("reconcile", namespace = %subject.namespace, rollout = %subject.name, revision = field::Empty);
     let reconcile = reconcile_catching_panics(&cached, &context).instrument(span);
     in_progress.track(subject, Box::pin(reconcile)).await
@@ -244,7 +242,7 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
     match error {
         ReconcileError::Conflict => {
             tracing::debug!("conflict; retrying");
-            (ReconcileResult::Conflict, Action::Requeue(AFTER_CONFLICT))
+            (ReconcileResult::Conflict, Action::Retry(AFTER_CONFLICT))
         }
         ReconcileError::NotLeader | ReconcileError::Gone => {
             (ReconcileResult::Done, Action::AwaitChange)
@@ -255,7 +253,7 @@ fn handle_error(error: &ReconcileError, local: &mut LocalState) -> (ReconcileRes
             local.failures = local.failures.saturating_add(1);
             let wait = retry_after(local.failures, jitter());
             tracing::warn!(%error, failures = local.failures, retry_in = ?wait, "reconcile failed");
-            (ReconcileResult::Failed, Action::Requeue(wait))
+            (ReconcileResult::Failed, Action::Retry(wait))
         }
     }
 }

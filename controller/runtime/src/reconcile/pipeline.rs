@@ -1,5 +1,6 @@
 //! The stages of one reconcile, in order.
 
+mod observe_mode;
 mod quarantined;
 
 use std::sync::Arc;
@@ -8,12 +9,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serin_core::backoff::retry_after;
 use serin_core::effect::{Decision, Effect, Level};
+use serin_core::guardrail::GuardrailReport;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::release_analysis::{AnalysisDocument, effective_plan};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
-use serin_core::{decide, is_takeover_pending};
+use serin_core::{decide, is_takeover_pending, scale};
 use serin_crds::RolloutStatus;
 use serin_crds::plan::plan_hash;
 use serin_crds::status::OriginalRoute;
@@ -23,6 +25,7 @@ use tracing::Span;
 use super::analysis::{self, AnalysisOutcome};
 use super::api_writer::replace_status;
 use super::effect_failures::EffectFailures;
+use super::policies::{Timing, begins_release, is_held, resolve_policies};
 use super::position::changes_position;
 use super::snapshot::take_snapshot;
 use super::spec_view::{PlanSource, SpecView};
@@ -32,11 +35,14 @@ use super::{
 use crate::cluster_cache::{Key, RolloutObject};
 use crate::dispatcher::Action;
 use crate::effects::{self, EffectError, EffectExecutor};
+use crate::guardrails::GuardrailSubject;
 use crate::journal::Attempt;
 use crate::local_state::LocalState;
 use crate::observe::{self, Snapshot, observe};
 use crate::revision::{self, TemplateRevision};
-use crate::status::{self, EVIDENCE_INTERVAL, STABLE_FOR, StatusInputs, Urgency};
+use crate::status::{
+    self, EVIDENCE_INTERVAL, STABLE_FOR, STABLE_FOR_WHILE_BUSY, StatusInputs, Urgency,
+};
 use crate::workload::WorkloadObjects;
 
 pub(super) use quarantined::run_quarantined;
@@ -60,6 +66,11 @@ pub(super) async fn run(
     local: &mut LocalState,
 ) -> Result<Action, ReconcileError> {
     let now = context.clock.now();
+    let rollout = if rollout.observes() {
+        rollout
+    } else {
+        observe_mode::without_observation(context, rollout, local)
+    };
     let status = &rollout.status;
     let state = status.state.clone();
     let planner = &context.safeguards.planner;
@@ -72,8 +83,13 @@ pub(super) async fn run(
     {
         return degraded::report_incompatible_status(context, &rollout, problem, local).await;
     }
-    let resolved = workload::resolve(context, Arc::clone(&rollout), local).await?;
-    let rollout = resolved;
+    if rollout.observes() {
+        let rollout = resolve_policies(context, &rollout, Timing::Current, local);
+        return Box::pin(observe_mode::run(context, rollout, attempt, local)).await;
+    }
+    let written = workload::resolve(context, Arc::clone(&rollout), local).await?;
+    let timing = Timing::for_state(&state);
+    let rollout = resolve_policies(context, &written, timing, local);
     let source = PlanSource {
         planner,
         cache: &mut local.plans,
@@ -107,9 +123,26 @@ pub(super) async fn run(
     } else {
         look_up_target(context, &key, &spec_view, &snapshot, local).await
     };
+    let next = if timing == Timing::OfRelease && begins_release(&target, &state) {
+        resolve_policies(context, &written, Timing::Current, local)
+    } else {
+        Arc::clone(&rollout)
+    };
+    if next.policy_version() != rollout.policy_version() {
+        let source = PlanSource {
+            planner,
+            cache: &mut local.plans,
+            attempt,
+        };
+        spec_view = SpecView::load(&next, source, &state, now).await;
+        plan = spec_view.plan.take().unwrap_or(plan);
+    }
+    if is_held(&target, &state) {
+        spec_view.hold_by_policy();
+    }
     let mut reconcile = Reconcile {
         context,
-        rollout: &rollout,
+        rollout: &next,
         status,
         spec_view,
         plan,
@@ -161,7 +194,10 @@ impl Reconcile<'_> {
         local: &mut LocalState,
     ) -> Result<Action, ReconcileError> {
         let target = self.resolve_target(&state, target);
-        let (observed, analysis) = self.observe(state, target.revision, local);
+        let (guardrails, reread) = self
+            .evaluate_guardrails(&state, target.revision.as_ref(), local)
+            .await;
+        let (observed, analysis) = self.observe(state, target.revision, guardrails, local);
         let mut decision = decide(&self.plan, &observed, self.now)?;
         let followed = effective_plan(&self.plan, &decision.state);
         // The first position is the least important: of two warnings, the later one becomes the
@@ -187,7 +223,13 @@ impl Reconcile<'_> {
         if target.failed {
             local.failures = local.failures.saturating_add(1);
         }
-        Ok(requeue_after([next, target.recheck_after, recheck, mounts]))
+        Ok(requeue_after([
+            next,
+            target.recheck_after,
+            recheck,
+            mounts,
+            reread,
+        ]))
     }
 
     /// Writes the decision to the status, executes its effects and publishes its Events. Returns
@@ -270,10 +312,45 @@ impl Reconcile<'_> {
         }
     }
 
+    /// What the guardrails of the policies find, and when to read again what they depend on.
+    async fn evaluate_guardrails(
+        &self,
+        state: &State,
+        target: Option<&Revision>,
+        local: &mut LocalState,
+    ) -> (GuardrailReport, Option<Duration>) {
+        let (Some(target), Some(spec)) = (target, self.spec_view.spec) else {
+            return (GuardrailReport::default(), None);
+        };
+        let pods = self.snapshot.pods.iter();
+        let active = pods.filter(|pod| pod.active && pod.revision.as_ref() == Some(target));
+        let created: Vec<Timestamp> = active.map(|pod| pod.created_at).collect();
+        let subject = GuardrailSubject {
+            client: &self.context.client,
+            metrics: &self.context.metrics,
+            shared: &self.context.guardrail_objects,
+            rollout: self.rollout,
+            spec,
+            state,
+            target,
+            replicas: self.plan.replicas,
+            pods_since: created.iter().min().copied(),
+            pod_count: created.len(),
+            is_urgent: self
+                .snapshot
+                .commands
+                .iter()
+                .any(|command| command.finished_at.is_none()),
+            now: self.now,
+        };
+        local.guardrails.report(&subject).await
+    }
+
     fn observe(
         &self,
         state: State,
         target: Option<Revision>,
+        guardrails: GuardrailReport,
         local: &mut LocalState,
     ) -> (Observed, AnalysisOutcome) {
         let inputs = observe::ObserveInputs {
@@ -285,6 +362,7 @@ impl Reconcile<'_> {
             spec_analysis: self.spec_analysis(&state, target.as_ref()),
             target,
             analysis: None,
+            guardrails,
             incompatible_state: self.rollout.incompatibility.clone(),
             is_quarantined: false,
             state,
@@ -296,6 +374,12 @@ impl Reconcile<'_> {
             &mut local.observation_times,
             self.now,
         );
+        observed.spec_problem_code = self.spec_view.problem_code;
+        if let Some(policy) = &self.rollout.policy {
+            observed.policies.clone_from(&policy.policies);
+            let guardrails = &policy.guardrails_of_release;
+            observed.policy_guardrails.clone_from(guardrails);
+        }
         let followed = effective_plan(&self.plan, &observed.state);
         let analysis = analysis::analyze(
             &analysis::AnalysisInputs {
@@ -343,10 +427,10 @@ impl Reconcile<'_> {
         analysis: AnalysisOutcome,
         local: &mut LocalState,
     ) -> Result<(Arc<RolloutObject>, StatusWrite), ReconcileError> {
-        let counts = self
-            .snapshot
-            .counts(decision.state.current_revision.as_ref());
         let followed = effective_plan(&self.plan, &decision.state);
+        let scale = scale::report(&followed, observed, &decision.effects, self.now);
+        let current = decision.state.current_revision.as_ref();
+        let counts = self.snapshot.counts(current, scale.replicas);
         let inputs = StatusInputs {
             state: &decision.state,
             plan: &followed,
@@ -354,7 +438,7 @@ impl Reconcile<'_> {
             counts,
             selector: self.spec_view.spec.map_or_else(
                 || self.status.selector.clone(),
-                |spec| status::selector_string(&spec.selector),
+                |spec| status::scale_selector(&spec.selector, scale.revisions.as_ref()),
             ),
             analysis: analysis.checkpoint(&decision.state, &followed, self.now),
             evidence_summary: analysis.summary(&decision.state),
@@ -369,27 +453,8 @@ impl Reconcile<'_> {
         if observed.is_quarantined {
             status::keep_quarantine(&mut next.conditions, &self.status.conditions);
         }
-        let urgency = match status::urgency(self.status, &next) {
-            // Fields of another version are replaced.
-            Urgency::Never if !self.rollout.unreadable.is_empty() => Urgency::WhenStable,
-            urgency => urgency,
-        };
-        let wait = match urgency {
-            Urgency::Never => return Ok((rollout, StatusWrite::Deferred(None))),
-            Urgency::Now if changes_position(&observed.state, &decision.state) => Duration::ZERO,
-            Urgency::Now => local.status_write_due_in(),
-            Urgency::WhenStable => {
-                local.stable_status_due_in(status::without_volatile_fields(&next), STABLE_FOR)
-            }
-            Urgency::Eventually => local.evidence_due_in(EVIDENCE_INTERVAL),
-        };
-        if !wait.is_zero() {
-            return Ok((rollout, StatusWrite::Deferred(Some(wait))));
-        }
-        Ok((
-            replace_status(self.context, &rollout, &next, local).await?,
-            StatusWrite::Done,
-        ))
+        let is_moved = changes_position(&observed.state, &decision.state);
+        write_if_due(self.context, rollout, self.status, &next, is_moved, local).await
     }
 
     fn original_routes(&self, decision: &Decision) -> Vec<OriginalRoute> {
@@ -525,6 +590,41 @@ impl Reconcile<'_> {
             );
         }
     }
+}
+
+/// Replaces the status `before` by `next` if that is due. Otherwise returns when it is due.
+async fn write_if_due(
+    context: &Context,
+    rollout: Arc<RolloutObject>,
+    before: &RolloutStatus,
+    next: &RolloutStatus,
+    is_moved: bool,
+    local: &mut LocalState,
+) -> Result<(Arc<RolloutObject>, StatusWrite), ReconcileError> {
+    let urgency = match status::urgency(before, next) {
+        // Fields of another version are replaced.
+        Urgency::Never if !rollout.unreadable.is_empty() => Urgency::WhenStable,
+        urgency => urgency,
+    };
+    let wait = match urgency {
+        Urgency::Never => return Ok((rollout, StatusWrite::Deferred(None))),
+        Urgency::Now if is_moved => Duration::ZERO,
+        Urgency::Now => local.status_write_due_in(),
+        Urgency::WhenStable => {
+            let stable_for = if context.dispatcher.is_backed_up() {
+                STABLE_FOR_WHILE_BUSY
+            } else {
+                STABLE_FOR
+            };
+            local.stable_status_due_in(status::without_volatile_fields(next), stable_for)
+        }
+        Urgency::Eventually => local.evidence_due_in(EVIDENCE_INTERVAL),
+    };
+    if !wait.is_zero() {
+        return Ok((rollout, StatusWrite::Deferred(Some(wait))));
+    }
+    let written = replace_status(context, &rollout, next, local).await?;
+    Ok((written, StatusWrite::Done))
 }
 
 fn log_decision(decision: &Decision) {

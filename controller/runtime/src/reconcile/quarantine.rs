@@ -140,7 +140,7 @@ pub(super) async fn reconcile_quarantined(
     };
     context.metrics.record_reconcile(result, began.elapsed());
     match action {
-        Action::Requeue(after) => Action::Requeue(after.min(left)),
+        Action::Requeue(after) | Action::Retry(after) => Action::Requeue(after.min(left)),
         Action::AwaitChange => Action::Requeue(left),
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serin_core::hold::HoldCode;
 use serin_core::observed::ReplicasSource;
 use serin_core::plan::Plan;
 use serin_core::replicas::effective;
-use serin_core::state::State;
+use serin_core::state::{ActivePlan, State};
 use serin_crds::RolloutSpec;
 use serin_crds::plan::plan_hash;
 
-use crate::cluster_cache::RolloutObject;
+use crate::cluster_cache::{PolicyProblem, RolloutObject};
 use crate::journal::Attempt;
 use crate::planner::{self, PlanCache, PlannedSpec, Planner};
 
@@ -37,6 +38,11 @@ pub(super) struct SpecView<'a> {
     pub hash: Option<String>,
     /// Why the spec is invalid.
     pub problem: Option<String>,
+    /// Why the policies of the Rollout let no release begin. A release in progress, and a Rollout
+    /// without one, continue.
+    pub policy_problem: Option<PolicyProblem>,
+    /// The code of the hold for `problem`. `None` for an invalid spec.
+    pub problem_code: Option<HoldCode>,
     /// Time until the spec is checked again. `None` if only a changed spec is different.
     pub recheck_after: Option<Duration>,
     planned: Option<Arc<PlannedSpec>>,
@@ -67,6 +73,11 @@ impl<'a> SpecView<'a> {
                 };
             }
         };
+        if let Some(problem) = rollout.policy_problem()
+            && let Some(active) = &state.plan
+        {
+            return Self::under_policy_problem(rollout, problem, active, planned, state, now);
+        }
         match &planned.plan {
             Ok(plan) => {
                 let mut plan = plan.clone();
@@ -84,6 +95,8 @@ impl<'a> SpecView<'a> {
                     replicas_source: rollout.replicas_source,
                     hash: Some(hash),
                     problem: None,
+                    policy_problem: None,
+                    problem_code: None,
                     recheck_after: None,
                     planned: Some(planned),
                 }
@@ -107,8 +120,49 @@ impl<'a> SpecView<'a> {
             replicas_source: rollout.replicas_source,
             hash: None,
             problem: Some(problem),
+            policy_problem: None,
+            problem_code: rollout.policy_problem().map(|problem| problem.code),
             recheck_after: None,
             planned: None,
+        }
+    }
+
+    /// The view of a Rollout whose policies cannot be applied. The active plan stays active, with the
+    /// number of pods of the spec: a policy must not prevent a service from being scaled.
+    fn under_policy_problem(
+        rollout: &'a RolloutObject,
+        problem: &PolicyProblem,
+        active: &ActivePlan,
+        planned: Arc<PlannedSpec>,
+        state: &State,
+        now: Timestamp,
+    ) -> Self {
+        let spec = rollout.spec.as_deref().ok();
+        let written = spec.map_or(Some(0), |spec| spec.replicas);
+        let spec_replicas = u32::try_from(written.unwrap_or(1)).unwrap_or(active.spec.replicas);
+        let mut plan = active.spec.clone();
+        plan.replicas = effective(spec_replicas, rollout.replicas_source, state, now);
+        plan.paused = spec.and_then(|spec| spec.paused).unwrap_or(false);
+        Self {
+            spec,
+            spec_replicas,
+            replicas_source: rollout.replicas_source,
+            hash: Some(plan_hash(&plan)),
+            plan: Some(plan),
+            problem: None,
+            policy_problem: Some(problem.clone()),
+            problem_code: None,
+            recheck_after: None,
+            planned: Some(planned),
+        }
+    }
+
+    /// Lets no release begin because of the policies, if they cannot be applied.
+    pub(super) fn hold_by_policy(&mut self) {
+        if let Some(problem) = self.policy_problem.take() {
+            self.problem = Some(problem.message);
+            self.problem_code = Some(problem.code);
+            self.hash = None;
         }
     }
 

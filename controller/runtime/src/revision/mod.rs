@@ -251,7 +251,7 @@ async fn resolve_by_dry_run(
 }
 
 /// A ReplicaSet for a dry run.
-fn probe(rollout: &Key, spec: &RolloutSpec) -> DynamicObject {
+pub fn probe(rollout: &Key, spec: &RolloutSpec) -> DynamicObject {
     let mut probe = DynamicObject::new("", &ApiResource::erase::<ReplicaSet>(&()));
     probe.metadata.name = None;
     probe.metadata.generate_name = Some(format!("{}-", rollout.name));

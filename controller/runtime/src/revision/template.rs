@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 use serin_core::units::Revision;
-use serin_crds::RolloutSpec;
 use serin_crds::names::{POD_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::{RolloutSpec, anti_affinity};
 use sha2::{Digest, Sha256};
 
 /// The characters of a revision name. Without vowels and ambiguous characters, and DNS-safe.
@@ -24,19 +24,24 @@ pub fn template_hash(spec: &RolloutSpec) -> String {
     hex(&digest[..TEMPLATE_HASH_BYTES.min(digest.len())])
 }
 
-/// The template with the Rollout and revision labels.
+/// The template with the Rollout and revision labels, and with the anti-affinity between revisions.
 pub fn with_serin_labels(spec: &RolloutSpec, rollout: &str, revision: &str) -> Value {
     let mut template = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
     let labels = json!({
         ROLLOUT_LABEL: rollout, REVISION_LABEL: revision, POD_TEMPLATE_HASH_LABEL: revision,
     });
     json_patch::merge(&mut template, &json!({"metadata": {"labels": labels}}));
+    if let Some(spec) = &spec.strategy.canary.anti_affinity {
+        anti_affinity::add(&mut template, spec, rollout, revision);
+    }
     template
 }
 
-/// A stored template without the labels added by Serin. Equal results are equal templates.
+/// A stored template without the labels and the anti-affinity added by Serin. Equal results are equal
+/// templates.
 pub fn normalized(template: &Value) -> Value {
     let mut bare = without_empty(template).unwrap_or(Value::Null);
+    anti_affinity::remove(&mut bare);
     if let Some(labels) = bare
         .pointer_mut("/metadata/labels")
         .and_then(Value::as_object_mut)
@@ -252,6 +257,18 @@ mod tests {
             normalized(&ours),
             json!({"spec": {"containers": [{"name": "app"}]}})
         );
+    }
+
+    #[test]
+    fn the_anti_affinity_between_revisions_is_not_part_of_the_revision() {
+        let written = json!({"spec": {"containers": [{"name": "app"}]}});
+        let mut spec = spec(&written);
+        let bare = normalized(&with_serin_labels(&spec, "checkout", "abc"));
+        let anti_affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": {}});
+        spec.strategy.canary.anti_affinity = Some(serde_json::from_value(anti_affinity).unwrap());
+        let ours = with_serin_labels(&spec, "checkout", "abc");
+        assert!(ours.pointer("/spec/affinity/podAntiAffinity").is_some());
+        assert_eq!(normalized(&ours), bare);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serin_core::guardrail::Finding;
 use serin_core::observed::{AnalysisReport, Programmed};
 use serin_core::state::{Phase, Stage};
 use serin_core::text::Message;
@@ -12,13 +13,14 @@ use serin_crds::status::EvidenceStatus;
 use super::StatusInputs;
 
 /// The conditions that depend on observations. All others depend on decisions only.
-pub(super) const OBSERVED_CONDITIONS: [&str; 6] = [
+pub(super) const OBSERVED_CONDITIONS: [&str; 7] = [
     "Available",
     "RouteReady",
     "MetricsReady",
     "Frozen",
     "Feasible",
     "RoutedPerRequest",
+    "GuardrailsPassed",
 ];
 
 /// The reason of the conditions of a quarantined Rollout.
@@ -75,6 +77,7 @@ pub fn conditions(inputs: &StatusInputs<'_>, before: &[Condition]) -> Vec<Condit
     desired.extend(frozen(inputs));
     desired.extend(feasible(inputs));
     desired.extend(routed_per_request(inputs));
+    desired.extend(guardrails_passed(inputs, before));
     desired.push(invalid_spec(inputs.observed.spec_problem.as_deref()));
     desired.extend([ready(inputs), reconciling(inputs), stalled(inputs)]);
     with_transition_times(desired, before, inputs.observed.generation, inputs.now)
@@ -396,6 +399,35 @@ fn routed_per_request(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
         reason,
         unit.to_string(),
     ))
+}
+
+/// Whether the revision of the spec meets the guardrails. `None` if no guardrail is on.
+fn guardrails_passed(inputs: &StatusInputs<'_>, before: &[Condition]) -> Option<DesiredCondition> {
+    const TYPE: &str = "GuardrailsPassed";
+    let report = &inputs.observed.guardrails;
+    report.revision.as_ref()?;
+    if !report.is_current {
+        // A revision that did not pass was not released, so that only a pass is still true.
+        let mut earlier = before.iter().filter(|earlier| earlier.status == "True");
+        let earlier = earlier.find(|earlier| earlier.type_ == TYPE)?;
+        let (reason, message) = (earlier.reason.clone(), earlier.message.clone());
+        return Some(DesiredCondition::new(TYPE, true, reason, message));
+    }
+    let listed = |findings: &mut dyn Iterator<Item = &Finding>| {
+        let lines: Vec<String> = findings
+            .map(|finding| format!("{}: {finding}", finding.guardrail_name()))
+            .collect();
+        lines.join("; ")
+    };
+    let message = listed(&mut report.holding().chain(report.reported()));
+    Some(match report.holding().next() {
+        Some(first) if first.code.is_waiting_guardrail() => {
+            DesiredCondition::unknown(TYPE, first.code.as_str(), message)
+        }
+        Some(first) => DesiredCondition::new(TYPE, false, first.code.as_str(), message),
+        None if report.findings.is_empty() => DesiredCondition::new(TYPE, true, "Passed", ""),
+        None => DesiredCondition::new(TYPE, true, "Warnings", message),
+    })
 }
 
 fn invalid_spec(problem: Option<&str>) -> DesiredCondition {

@@ -3,6 +3,7 @@
 mod conditions;
 pub mod patch;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +13,8 @@ use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
 use serin_core::text::{Message, Name};
+use serin_core::units::Revision;
+use serin_crds::names::REVISION_LABEL;
 use serin_crds::status::{
     AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, OriginalRoute, RolloutStatus,
     SELECTOR_BYTES, SummaryStatus,
@@ -27,6 +30,9 @@ pub use conditions::{
 /// Observations (pods, router status) are written with the next change of state, or after they were
 /// stable for this time.
 pub const STABLE_FOR: Duration = Duration::from_secs(5);
+/// The same while many Rollouts wait for the API server. In an update of all Rollouts, their pods take
+/// longer to become ready, and would cost one more write for each.
+pub const STABLE_FOR_WHILE_BUSY: Duration = Duration::from_secs(30);
 /// Evidence changes with every scrape. It is written with the next change of state, or at this
 /// interval.
 pub const EVIDENCE_INTERVAL: Duration = Duration::from_secs(15);
@@ -42,7 +48,7 @@ pub struct StatusInputs<'a> {
     pub observed: &'a Observed,
     /// The numbers of pods.
     pub counts: PodCounts,
-    /// The label selector of the pods.
+    /// The label selector of the pods whose load an autoscaler measures.
     pub selector: Option<String>,
     /// The evidence of each objective.
     pub evidence: Vec<EvidenceStatus>,
@@ -111,7 +117,10 @@ pub fn urgency(before: &RolloutStatus, after: &RolloutStatus) -> Urgency {
     if before == after {
         return Urgency::Eventually;
     }
-    if decided_fields(before) == decided_fields(after) {
+    // An autoscaler must measure a side before its first request. That it measures one without
+    // requests for some seconds more does no harm.
+    let measures_more = selects_more(before.selector.as_deref(), after.selector.as_deref());
+    if !measures_more && decided_fields(before) == decided_fields(after) {
         Urgency::WhenStable
     } else {
         Urgency::Now
@@ -327,6 +336,35 @@ pub fn selector_string(selector: &LabelSelector) -> Option<String> {
         .collect::<Option<Vec<_>>>()
         .map(|parts| parts.join(","))
         .filter(|selector| selector.len() <= SELECTOR_BYTES)
+}
+
+/// Whether a selector of [`scale_selector`] selects pods that the one before did not.
+fn selects_more(before: Option<&str>, after: Option<&str>) -> bool {
+    let narrowed = before.zip(after).and_then(|(before, after)| {
+        let added = after.strip_prefix(before)?;
+        (added.is_empty() || added.starts_with(&format!(",{REVISION_LABEL} in ("))).then_some(())
+    });
+    before != after && narrowed.is_none()
+}
+
+/// Formats the selector of the scale subresource. It selects the pods of `revisions`, or all pods if
+/// that is `None`. `None` if the selector of the spec cannot be formatted.
+pub fn scale_selector(
+    selector: &LabelSelector,
+    revisions: Option<&BTreeSet<Revision>>,
+) -> Option<String> {
+    let all = selector_string(selector)?;
+    let Some(revisions) = revisions else {
+        return Some(all);
+    };
+    let names: Vec<&str> = revisions.iter().map(Revision::as_str).collect();
+    let narrowed = format!("{all},{REVISION_LABEL} in ({})", names.join(","));
+    // Measuring idle pods too is better than measuring none.
+    Some(if narrowed.len() <= SELECTOR_BYTES {
+        narrowed
+    } else {
+        all
+    })
 }
 
 fn to_i32(count: u32) -> i32 {

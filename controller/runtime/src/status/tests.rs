@@ -1,5 +1,6 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serin_core::assignment_unit::AssignmentUnit;
+use serin_core::guardrail::GuardrailReport;
 use serin_core::observed::{Programmed, RouteView};
 use serin_core::plan::{RouteKind, RouteRef};
 use serin_core::state::AbortCause;
@@ -63,6 +64,9 @@ fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
         workload: None,
         observed_since: at(0),
         spec_problem: None,
+        spec_problem_code: None,
+        policies: Vec::new(),
+        policy_guardrails: None,
         spec_replicas: 4,
         replicas_source: serin_core::observed::ReplicasSource::Declared,
         plan_hash: None,
@@ -75,6 +79,7 @@ fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
         assignment_unit: AssignmentUnit::Request,
         commands: Vec::new(),
         analysis: None,
+        guardrails: GuardrailReport::default(),
         incompatible_state: None,
         is_quarantined: false,
     }
@@ -329,6 +334,47 @@ fn a_selector_is_formatted_for_autoscalers() {
         selector_string(&selector).as_deref(),
         Some("app=checkout,tier in (a,b),!old")
     );
+}
+
+#[test]
+fn the_selector_of_the_scale_subresource_selects_the_pods_with_load() {
+    let selector: LabelSelector =
+        serde_json::from_value(serde_json::json!({"matchLabels": {"app": "checkout"}})).unwrap();
+    let revisions = |names: &[&str]| names.iter().copied().map(Revision::new).collect();
+    assert_eq!(
+        scale_selector(&selector, None).as_deref(),
+        Some("app=checkout")
+    );
+    assert_eq!(
+        scale_selector(&selector, Some(&revisions(&["one"]))).as_deref(),
+        Some("app=checkout,serin.dev/revision in (one)")
+    );
+    assert_eq!(
+        scale_selector(&selector, Some(&revisions(&["one", "two"]))).as_deref(),
+        Some("app=checkout,serin.dev/revision in (one,two)")
+    );
+    let long = "x".repeat(SELECTOR_BYTES);
+    assert_eq!(
+        scale_selector(&selector, Some(&revisions(&[&long]))).as_deref(),
+        Some("app=checkout"),
+        "all pods, if the text would be too long"
+    );
+}
+
+// An autoscaler must not measure stable alone while the canary receives requests.
+#[test]
+fn a_selector_of_more_pods_is_written_before_the_effects() {
+    let all = Scene::new().status(&RolloutStatus::default());
+    let with_selector = |selector: &str| RolloutStatus {
+        selector: Some(selector.into()),
+        ..all.clone()
+    };
+    let one = with_selector("app=checkout,serin.dev/revision in (one)");
+    let other = with_selector("app=checkout,serin.dev/revision in (two)");
+    assert_eq!(urgency(&one, &all), Urgency::Now);
+    assert_eq!(urgency(&one, &other), Urgency::Now);
+    assert_eq!(urgency(&all, &one), Urgency::WhenStable);
+    assert_eq!(urgency(&all, &all), Urgency::Never);
 }
 
 #[test]

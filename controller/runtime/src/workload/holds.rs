@@ -1,7 +1,6 @@
 //! Why a Deployment is not taken over, or its pods cannot be given back.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::DynamicObject;
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::text::Message;
 
@@ -16,6 +15,10 @@ pub(super) fn of_deployment(
     selector: &LabelSelector,
 ) -> Option<Hold> {
     let hold = |code, message: String| Some(Hold::new(code, message));
+    if let Some(problem) = &deployment.problem {
+        let message = format!("Deployment {name} is not taken over: {problem}");
+        return hold(HoldCode::WorkloadUnsupported, message);
+    }
     if deployment.spec["strategy"]["type"] == "Recreate" {
         let message = format!(
             "Deployment {name} has spec.strategy.type: Recreate, which never runs two versions at \
@@ -31,11 +34,9 @@ pub(super) fn of_deployment(
         return hold(HoldCode::WorkloadUnsupported, message);
     }
     let desired = deployment.replicas();
-    let (pods, updated) = (
-        deployment.count("replicas"),
-        deployment.count("updatedReplicas"),
-    );
-    let available = deployment.count("availableReplicas");
+    let status = &deployment.status;
+    let (pods, updated) = (status.replicas, status.updated_replicas);
+    let available = status.available_replicas;
     let is_complete = pods == desired && updated == desired && available == desired;
     if !deployment.is_observed() || !is_complete {
         let message = format!(
@@ -47,18 +48,13 @@ pub(super) fn of_deployment(
     None
 }
 
-/// Why a Deployment that autoscalers scale is not taken over.
-pub(super) fn of_autoscalers(name: &str, autoscalers: &[DynamicObject]) -> Option<Hold> {
-    let mut targeting = autoscalers.iter().filter(|autoscaler| {
-        let target = &autoscaler.data["spec"]["scaleTargetRef"];
-        target["kind"] == "Deployment" && target["name"] == name
-    });
-    let autoscaler = targeting.next()?.metadata.name.clone().unwrap_or_default();
+/// Why a Deployment that an autoscaler scales is not taken over.
+pub(super) fn of_autoscaler(name: &str, autoscaler: &str) -> Hold {
     let message = format!(
         "HorizontalPodAutoscaler {autoscaler} scales Deployment {name}: point its \
          spec.scaleTargetRef to the Rollout (apiVersion serin.dev/v1alpha1, kind Rollout)"
     );
-    Some(Hold::new(HoldCode::WorkloadAutoscaled, message))
+    Hold::new(HoldCode::WorkloadAutoscaled, message)
 }
 
 /// Why the pods of `stable` cannot be given back without a restart.

@@ -4,17 +4,20 @@
 //! metadata reports changes.
 
 mod holds;
+mod listed;
 mod reader;
 mod spec;
 mod watch;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::api::DynamicObject;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use serin_core::hold::Hold;
 use serin_core::observed::{AdoptableReplicaSet, DeploymentView, WorkloadView};
 use serin_core::text::Message;
 use serin_crds::names::{POD_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::plan::check_template_size;
 
 pub use reader::{ReadError, WorkloadReader, WorkloadRequest};
 pub use watch::{Adopters, watch_deployments};
@@ -61,21 +64,52 @@ pub struct DeploymentObject {
     pub resource_version: String,
     /// `metadata.generation`.
     pub generation: i64,
-    /// `spec`.
+    /// `spec`. Only its short fields if it is too large.
     pub spec: Value,
-    status: Value,
+    /// Why the Rollout cannot use it.
+    problem: Option<String>,
+    status: DeploymentCounts,
+}
+
+/// The fields of the status of a Deployment that are used.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DeploymentCounts {
+    observed_generation: Option<i64>,
+    replicas: u32,
+    updated_replicas: u32,
+    available_replicas: u32,
 }
 
 impl From<DynamicObject> for DeploymentObject {
     fn from(mut object: DynamicObject) -> Self {
+        let (spec, problem) = limit_size(object.data["spec"].take());
+        let status = object.data["status"].take();
         Self {
             uid: object.metadata.uid.unwrap_or_default(),
             resource_version: object.metadata.resource_version.unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
-            spec: object.data["spec"].take(),
-            status: object.data["status"].take(),
+            spec,
+            problem,
+            status: serde_json::from_value(status).unwrap_or_default(),
         }
     }
+}
+
+/// The spec of a Deployment and, if it is too large to be kept in memory, why. Then only its short
+/// fields are returned.
+fn limit_size(spec: Value) -> (Value, Option<String>) {
+    let mut limited = json!({"template": spec});
+    let Err(problem) = check_template_size(&limited) else {
+        return (limited["template"].take(), None);
+    };
+    let spec = &limited["template"];
+    let short = json!({
+        "paused": spec["paused"] == true,
+        "replicas": spec["replicas"].as_u64(),
+        "minReadySeconds": spec["minReadySeconds"].as_i64(),
+    });
+    (short, Some(problem.to_string()))
 }
 
 impl DeploymentObject {
@@ -84,24 +118,19 @@ impl DeploymentObject {
             paused: self.spec["paused"] == true,
             is_observed: self.is_observed(),
             replicas: self.replicas(),
-            updated: self.count("updatedReplicas"),
-            pods: self.count("replicas"),
+            updated: self.status.updated_replicas,
+            pods: self.status.replicas,
         }
     }
 
     /// Whether its controller has seen the current spec.
     fn is_observed(&self) -> bool {
-        self.status["observedGeneration"].as_i64() >= Some(self.generation)
+        self.status.observed_generation >= Some(self.generation)
     }
 
     /// `spec.replicas`.
     pub fn replicas(&self) -> u32 {
         number(&self.spec["replicas"]).unwrap_or(1)
-    }
-
-    /// A count of pods in the status.
-    fn count(&self, field: &str) -> u32 {
-        number(&self.status[field]).unwrap_or(0)
     }
 
     fn selector(&self) -> LabelSelector {

@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use serde_json::json;
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::observed::AdoptableReplicaSet;
 use serin_core::units::Revision;
 use serin_crds::api_status;
-use serin_crds::names::{POD_TEMPLATE_HASH_LABEL, ROLLOUT_LABEL};
 use tokio::time::Instant;
 
+use super::listed::{self, ListedSet};
 use super::spec::{TemplateSource, resolve_spec};
-use super::{DeploymentObject, WorkloadObjects, controller_of, holds, number};
+use super::{DeploymentObject, WorkloadObjects, holds};
 use crate::cluster_cache::{CachedReplicaSet, ClusterCache, Key, RolloutObject};
 use crate::status::selector_string;
 
@@ -25,8 +24,6 @@ use crate::status::selector_string;
 const TTL: Duration = Duration::from_secs(300);
 /// The same for a Deployment that does not exist: its creation may be missed.
 const ABSENT_TTL: Duration = Duration::from_secs(10);
-/// Maximum number of ReplicaSets or autoscalers that are read.
-const LIST_LIMIT: u32 = 500;
 
 /// Why a Deployment could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -172,13 +169,13 @@ impl WorkloadReader {
                 (None, Ok(spec)) => spec.selector.clone(),
                 (None, Err(_)) => return Ok(objects),
             };
-            let sets = list_sets(client, &namespace, &selector).await?;
+            let sets = list_sets(client, cache, &namespace, &selector).await?;
             let found = adoptable(name, objects.deployment.as_ref(), rollout, &sets);
             (objects.replica_set, objects.hold) = (found.replica_set, found.hold);
             (objects.replicas, objects.idle_replica_sets) = (found.replicas, found.idle);
             let was_ours = found.was_ours;
             if objects.hold.is_none() {
-                let hold = takeover_hold(client, request, &objects, was_ours);
+                let hold = takeover_hold(client, cache, request, &objects, was_ours);
                 objects.hold = hold.await?;
             }
         }
@@ -207,10 +204,12 @@ impl WorkloadReader {
         if is_fresh || !self.deployment.as_ref().is_some_and(is_current) {
             let kind = ApiResource::erase::<Deployment>(&());
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+            let permit = cache.adopters.begin_read().await;
             let object = api
                 .get_opt(name)
                 .await
                 .map_err(read_error("read Deployments"))?;
+            drop(permit);
             let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
             self.deployment = Some(CachedDeployment {
                 name: name.to_owned(),
@@ -228,6 +227,7 @@ impl WorkloadReader {
 /// Why a ReplicaSet that was found is not taken over yet.
 async fn takeover_hold(
     client: &Client,
+    cache: &ClusterCache,
     request: WorkloadRequest<'_>,
     objects: &WorkloadObjects,
     was_ours: bool,
@@ -251,8 +251,8 @@ async fn takeover_hold(
     if is_begun {
         return Ok(None);
     }
-    match list_autoscalers(client, &key.namespace).await {
-        Ok(autoscalers) => Ok(holds::of_autoscalers(name, &autoscalers)),
+    match find_autoscaler(client, cache, &key.namespace, name).await {
+        Ok(autoscaler) => Ok(autoscaler.map(|found| holds::of_autoscaler(name, &found))),
         Err(error @ ReadError::Forbidden(_)) => Ok(Some(Hold::new(
             HoldCode::WorkloadForbidden,
             error.to_string(),
@@ -290,6 +290,7 @@ async fn last_template(
     };
     let kind = ApiResource::erase::<ReplicaSet>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &kind);
+    let _permit = cache.adopters.begin_read().await;
     let found = api.get_opt(&set.identity.key.name).await;
     let found = found.map_err(ReadError::Failed)?;
     Ok(
@@ -302,27 +303,27 @@ async fn last_template(
 
 async fn list_sets(
     client: &Client,
+    cache: &ClusterCache,
     namespace: &str,
     selector: &LabelSelector,
-) -> Result<Vec<DynamicObject>, ReadError> {
-    let kind = ApiResource::erase::<ReplicaSet>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+) -> Result<Vec<ListedSet>, ReadError> {
     let labels = selector_string(selector).unwrap_or_default();
-    let params = ListParams::default().labels(&labels).limit(LIST_LIMIT);
-    let list = api.list(&params).await;
-    Ok(list.map_err(ReadError::Failed)?.items)
+    let _permit = cache.adopters.begin_read().await;
+    let sets = listed::replica_sets(client, namespace, &labels).await;
+    sets.map_err(ReadError::Failed)
 }
 
-async fn list_autoscalers(
+/// The name of an autoscaler that scales the Deployment.
+async fn find_autoscaler(
     client: &Client,
+    cache: &ClusterCache,
     namespace: &str,
-) -> Result<Vec<DynamicObject>, ReadError> {
-    let kind = ApiResource::erase::<HorizontalPodAutoscaler>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
-    let list = api.list(&ListParams::default().limit(LIST_LIMIT)).await;
-    match list {
-        Ok(list) => Ok(list.items),
-        Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => Ok(Vec::new()),
+    deployment: &str,
+) -> Result<Option<String>, ReadError> {
+    let _permit = cache.adopters.begin_read().await;
+    match listed::autoscaler_of(client, namespace, deployment).await {
+        Ok(found) => Ok(found),
+        Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => Ok(None),
         Err(error) => Err(read_error("list HorizontalPodAutoscalers")(error)),
     }
 }
@@ -345,32 +346,37 @@ fn adoptable(
     name: &str,
     deployment: Option<&DeploymentObject>,
     rollout: &RolloutObject,
-    sets: &[DynamicObject],
+    sets: &[ListedSet],
 ) -> Adoptable {
     let own_name = rollout.metadata.name.as_deref().unwrap_or_default();
-    let is_named = |set: &DynamicObject| {
-        is_named(name, set) || (is_labelled(own_name, set) && is_named(own_name, set))
-    };
-    let candidates: Vec<&DynamicObject> = sets
+    let is_labelled = |set: &ListedSet| set.rollout.as_deref() == Some(own_name);
+    let is_named =
+        |set: &ListedSet| set.is_named(name) || (is_labelled(set) && set.is_named(own_name));
+    let candidates: Vec<&ListedSet> = sets
         .iter()
         .filter(|set| is_of_deployment(name, deployment, set))
         .filter(|set| deployment.is_some() || is_named(set))
         .collect();
-    let has_pods = |set: &DynamicObject| set.data["spec"]["replicas"] != 0;
-    let is_own =
-        |set: &DynamicObject| controller_of(set).is_some_and(|owner| owner.uid == rollout.uid());
-    let own = sets.iter().find(|set| is_own(set) && has_pods(set));
-    let active: Vec<_> = candidates.iter().filter(|set| has_pods(set)).collect();
+    let is_own = |set: &ListedSet| {
+        let controller = set.controller.as_ref();
+        controller.is_some_and(|owner| owner.uid == rollout.uid())
+    };
+    let own = sets.iter().find(|set| is_own(set) && set.has_pods());
+    let active: Vec<&ListedSet> = candidates
+        .iter()
+        .copied()
+        .filter(|set| set.has_pods())
+        .collect();
     let waiting = |message: String| Adoptable {
         hold: Some(Hold::new(HoldCode::WorkloadProgressing, message)),
         ..Adoptable::default()
     };
     // The Deployment controller could scale it up later.
     if let Some(foreign) = candidates.iter().find(|set| !is_named(set)) {
-        let foreign = foreign.metadata.name.as_deref().unwrap_or_default();
         let message = format!(
-            "ReplicaSet {foreign} of Deployment {name} is not named after its pod-template-hash: \
-             delete it if it has no pods"
+            "ReplicaSet {} of Deployment {name} is not named after its pod-template-hash: delete \
+             it if it has no pods",
+            foreign.name
         );
         return Adoptable {
             hold: Some(Hold::new(HoldCode::WorkloadUnsupported, message)),
@@ -379,7 +385,10 @@ fn adoptable(
     }
     let chosen = match active[..] {
         [] if own.is_some() => None,
-        [] => candidates.iter().max_by_key(|set| revision_number(set)),
+        [] => candidates
+            .iter()
+            .copied()
+            .max_by_key(|set| set.revision_number),
         [only] => Some(only),
         _ => {
             let count = active.len();
@@ -389,65 +398,33 @@ fn adoptable(
     if chosen.is_none() && own.is_none() && deployment.is_some() {
         return waiting(format!("Deployment {name} has no ReplicaSet yet"));
     }
-    let of_set = |set: &DynamicObject| number(&set.data["spec"]["replicas"]);
-    let adoptable = |set: &DynamicObject| {
+    let adoptable = |set: &ListedSet| {
         Some(AdoptableReplicaSet {
-            name: set.metadata.name.clone()?,
-            revision: Revision::new(hash_of(set)?.clone()),
+            name: set.name.clone(),
+            revision: Revision::new(set.hash.clone()?),
         })
     };
-    let serving = chosen.and_then(|set| set.metadata.uid.as_ref());
-    let idle = candidates
-        .iter()
-        .filter(|set| serving != set.metadata.uid.as_ref());
+    let serving = chosen.map(|set| &set.uid);
+    let idle = candidates.iter().filter(|set| serving != Some(&set.uid));
     Adoptable {
-        replica_set: chosen.and_then(|set| adoptable(set)),
+        replica_set: chosen.and_then(adoptable),
         idle: idle.filter_map(|set| adoptable(set)).collect(),
         hold: None,
         replicas: deployment
             .map(DeploymentObject::replicas)
-            .max(chosen.and_then(|set| of_set(set)))
-            .max(own.and_then(of_set)),
-        was_ours: chosen.is_some_and(|set| is_labelled(own_name, set)),
+            .max(chosen.and_then(|set| set.replicas))
+            .max(own.and_then(|set| set.replicas)),
+        was_ours: chosen.is_some_and(is_labelled),
     }
 }
 
-/// Whether a ReplicaSet has the name that a Deployment or Rollout gives it.
-fn is_named(base: &str, set: &DynamicObject) -> bool {
-    hash_of(set).is_some_and(|hash| set.metadata.name.as_deref() == Some(&format!("{base}-{hash}")))
-}
-
-/// Whether a ReplicaSet has the label of a Rollout.
-fn is_labelled(rollout: &str, set: &DynamicObject) -> bool {
-    let labels = set.metadata.labels.as_ref();
-    labels
-        .and_then(|labels| labels.get(ROLLOUT_LABEL))
-        .map(String::as_str)
-        == Some(rollout)
-}
-
 /// Whether a ReplicaSet belongs to the Deployment, or has belonged to it and has no controller now.
-fn is_of_deployment(
-    name: &str,
-    deployment: Option<&DeploymentObject>,
-    set: &DynamicObject,
-) -> bool {
-    let is_controlled = match (controller_of(set), deployment) {
+fn is_of_deployment(name: &str, deployment: Option<&DeploymentObject>, set: &ListedSet) -> bool {
+    let is_controlled = match (&set.controller, deployment) {
         (Some(owner), Some(deployment)) => owner.uid == deployment.uid,
         (Some(owner), None) => owner.kind == "Deployment" && owner.name == name,
         // The Deployment controller adopts it unless the Deployment is gone.
         (None, deployment) => deployment.is_none(),
     };
-    is_controlled && set.metadata.deletion_timestamp.is_none()
-}
-
-fn hash_of(set: &DynamicObject) -> Option<&String> {
-    set.metadata.labels.as_ref()?.get(POD_TEMPLATE_HASH_LABEL)
-}
-
-/// The revision number that the Deployment controller writes.
-fn revision_number(set: &DynamicObject) -> u64 {
-    let annotations = set.metadata.annotations.as_ref();
-    let number = annotations.and_then(|all| all.get("deployment.kubernetes.io/revision"));
-    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    is_controlled && !set.is_deleting
 }

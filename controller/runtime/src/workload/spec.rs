@@ -1,5 +1,6 @@
 //! The spec of a Rollout with the template of its Deployment filled in.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use serde_json::{Value, from_value};
@@ -47,11 +48,14 @@ pub(super) fn resolve_spec(
 ) -> Arc<RolloutObject> {
     let resolved = match source {
         TemplateSource::Missing(problem) => Err(problem.clone()),
-        TemplateSource::Deployment(deployment) => {
-            let template = deployment.spec["template"].clone();
-            let seconds = deployment.spec["minReadySeconds"].as_i64();
-            fill_in(spec, template, deployment.selector(), seconds)
-        }
+        TemplateSource::Deployment(deployment) => match &deployment.problem {
+            Some(problem) => Err(of_template(problem)),
+            None => {
+                let template = deployment.spec["template"].clone();
+                let seconds = deployment.spec["minReadySeconds"].as_i64();
+                fill_in(spec, template, deployment.selector(), seconds)
+            }
+        },
         TemplateSource::ReplicaSet { object, .. } => {
             let (template, selector) = template_of(object);
             let seconds = object["spec"]["minReadySeconds"].as_i64();
@@ -65,18 +69,18 @@ pub(super) fn resolve_spec(
     })
 }
 
+fn of_template(problem: impl Display) -> String {
+    format!("the template of the Deployment in spec.workloadRef: {problem}")
+}
+
 fn fill_in(
     spec: &RolloutSpec,
     template: Value,
     selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
     min_ready_seconds: Option<i64>,
 ) -> Result<Box<RolloutSpec>, String> {
-    let field = |problem: &dyn std::fmt::Display| {
-        format!("the template of the Deployment in spec.workloadRef: {problem}")
-    };
-    check_template_size(&serde_json::json!({"template": template}))
-        .map_err(|problem| field(&problem))?;
-    let mut template: PodTemplate = from_value(template).map_err(|problem| field(&problem))?;
+    check_template_size(&serde_json::json!({"template": template})).map_err(of_template)?;
+    let mut template: PodTemplate = from_value(template).map_err(of_template)?;
     template.is_of_deployment = true;
     let seconds = min_ready_seconds.and_then(|seconds| i32::try_from(seconds).ok());
     Ok(Box::new(RolloutSpec {

@@ -11,13 +11,30 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::cluster_cache::{ClusterCache, Key, WatchBackoff};
 use crate::dispatcher::Dispatcher;
 
+/// Maximum number of workloads that are read at the same time. An object of 1.5 MB takes up to 30 MB
+/// while it is decoded.
+const CONCURRENT_READS: usize = 2;
+
 /// The Deployments that Rollouts name, with the Rollouts.
-#[derive(Debug, Default)]
-pub struct Adopters(RwLock<Index>);
+#[derive(Debug)]
+pub struct Adopters {
+    index: RwLock<Index>,
+    reads: Semaphore,
+}
+
+impl Default for Adopters {
+    fn default() -> Self {
+        Self {
+            index: RwLock::default(),
+            reads: Semaphore::new(CONCURRENT_READS),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Index {
@@ -28,9 +45,15 @@ struct Index {
 }
 
 impl Adopters {
+    /// Waits until another workload may be read. Keep the permit until the answers are decoded.
+    pub async fn begin_read(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.reads.acquire().await.ok()
+    }
+
     /// Records which Deployment a Rollout names.
     pub fn record(&self, rollout: Key, deployment: Option<Key>) {
-        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if index.rollouts.get(&rollout) == deployment.as_ref() {
             return;
         }
@@ -52,7 +75,7 @@ impl Adopters {
 
     /// The Rollouts that name a Deployment.
     pub fn rollouts_of(&self, deployment: &Key) -> Vec<Key> {
-        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let rollouts = index.deployments.get(deployment).into_iter();
         rollouts.flatten().cloned().collect()
     }
@@ -60,7 +83,7 @@ impl Adopters {
     /// The last reported resourceVersion of a Deployment; empty if it was deleted. `None` if
     /// nothing was reported since a Rollout has named it.
     pub fn version(&self, deployment: &Key) -> Option<String> {
-        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         index.versions.get(deployment).cloned()
     }
 
@@ -68,7 +91,7 @@ impl Adopters {
     fn report(&self, deployment: &Key, version: String) -> Vec<Key> {
         let rollouts = self.rollouts_of(deployment);
         if !rollouts.is_empty() {
-            let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
             index.versions.insert(deployment.clone(), version);
         }
         rollouts

@@ -2,7 +2,7 @@
 
 use serin_core::hold::Hold;
 use serin_core::hold::HoldCode;
-use serin_core::state::{AbortCause, Stage};
+use serin_core::state::AbortCause;
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Service;
@@ -72,25 +72,6 @@ fn undecided_with_check(
     }
 }
 
-/// Waits for an Event with this reason.
-async fn wait_for_event(cluster: &FakeCluster, reason: &str) {
-    let published = cluster
-        .wait_until(
-            |cluster| {
-                event_reasons(cluster, "checkout")
-                    .iter()
-                    .any(|found| found == reason)
-            },
-            MINUTE,
-        )
-        .await;
-    assert!(
-        published.is_ok(),
-        "no Event {reason}: {:?}",
-        event_reasons(cluster, "checkout")
-    );
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_low_budget_reduces_the_canary_weight_and_never_raises_it() {
     let cluster = FakeCluster::new(41);
@@ -131,7 +112,7 @@ async fn a_low_budget_reduces_the_canary_weight_and_never_raises_it() {
         (weights.desired, weights.cap),
         (Weight::percent(5), Some(Weight::percent(5)))
     );
-    wait_for_event(&cluster, "SteppedDown").await;
+    wait_for_event(&cluster, "checkout", "SteppedDown").await;
     let (ready, ..) = condition(&cluster, "checkout", "MetricsReady").unwrap();
     assert_eq!(ready, "True", "the metrics are available");
     running.analyzer.set_report("checkout", low(0));
@@ -241,7 +222,7 @@ async fn a_check_that_fails_too_often_aborts_the_release_with_its_message() {
         CheckOutcome::Failed,
         "the result stays in the status"
     );
-    wait_for_event(&cluster, "RolledBack").await;
+    wait_for_event(&cluster, "checkout", "RolledBack").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -272,7 +253,7 @@ async fn a_baking_release_becomes_stable_after_the_bake_time_or_is_rolled_back()
             .await
             .unwrap();
         assert_eq!(route_weights(&cluster, "checkout").1, Some(100));
-        wait_for_event(&cluster, "Baking").await;
+        wait_for_event(&cluster, "checkout", "Baking").await;
         cluster.sleep(9 * MINUTE).await;
         assert_eq!(
             replicas_by_version(&cluster, "checkout"),
@@ -331,7 +312,7 @@ async fn the_budget_is_reported_before_and_during_a_release() {
         ..AnalysisSnapshot::from_report(undecided)
     };
     running.analyzer.set_snapshot("checkout", snapshot.clone());
-    wait_for_event(&cluster, "NotFeasible").await;
+    wait_for_event(&cluster, "checkout", "NotFeasible").await;
     cluster
         .wait_until(
             |cluster| !status(cluster, "checkout").budgets.is_empty(),
@@ -468,7 +449,7 @@ async fn a_broken_assumption_is_reported_once_for_each_objective_of_a_release() 
     };
     assert_eq!(publish(1.0, [false, false]).await, [false, false]);
     assert_eq!(publish(2.0, [true, false]).await, [true, false]);
-    wait_for_event(&cluster, "AssumptionBroken").await;
+    wait_for_event(&cluster, "checkout", "AssumptionBroken").await;
     assert_eq!(
         publish(3.0, [false, false]).await,
         [true, false],
@@ -593,143 +574,5 @@ async fn evidence_is_discarded_by_a_retry_in_the_same_reconcile_as_the_abort() {
             .unwrap()
             .resume_from,
         None
-    );
-}
-
-fn with_objective(version: &str, objective: Option<f64>) -> Value {
-    let steps = json!([{"setWeight": 20}, {"setWeight": 50}, {"pause": {}}]);
-    let mut rollout = analyzed_rollout("checkout", version, 4, steps);
-    match objective {
-        Some(objective) => {
-            rollout["spec"]["analysis"]["objectives"][0]["objective"] = json!(objective);
-        }
-        None => {
-            rollout["spec"].as_object_mut().unwrap().remove("analysis");
-        }
-    }
-    rollout
-}
-
-fn requested_objective(running: &RunningController) -> Option<f64> {
-    let request = running.analyzer.last_request("checkout")?;
-    request
-        .analysis
-        .objectives
-        .first()
-        .map(|objective| objective.objective)
-}
-
-/// Reports a canary with 1 % errors: a breach of a strict objective, and no breach of a weak one.
-fn report_bad_canary(cluster: &FakeCluster, running: &RunningController) {
-    let is_breach = requested_objective(running).is_some_and(|objective| objective > 99.0);
-    let report = if is_breach {
-        AnalysisReport::breached(AbortCause::Evidence, "1 % errors")
-    } else {
-        AnalysisReport::undecided("undecided", cluster.now())
-    };
-    running.analyzer.set_report("checkout", report);
-}
-
-async fn wait_until_edit_is_reported(cluster: &FakeCluster) {
-    let is_edited = |cluster: &FakeCluster| {
-        let fixed = status(cluster, "checkout").state.release_analysis;
-        fixed.is_some_and(|fixed| fixed.edited)
-    };
-    cluster
-        .wait_until(is_edited, MINUTE)
-        .await
-        .expect("the edit is reported");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_analysis_that_is_weakened_or_removed_during_a_release_still_rolls_it_back() {
-    for (seed, objective, restarts) in [
-        (341, Some(10.0), false),
-        (342, Some(10.0), true),
-        (343, None, false),
-        (344, None, true),
-    ] {
-        let cluster = FakeCluster::new(seed);
-        create_route(&cluster, "checkout");
-        let mut running = start_controller(&cluster, "serin");
-        apply(&cluster, with_objective("v1", Some(99.9)));
-        wait_until_healthy(&cluster, "checkout", "v1").await;
-        apply(&cluster, with_objective("v2", Some(99.9)));
-        wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
-        if restarts {
-            // The new controller has never observed the analysis with which the release began.
-            running.stop().await;
-            apply(&cluster, with_objective("v2", objective));
-            running = start_controller(&cluster, "another");
-        } else {
-            apply(&cluster, with_objective("v2", objective));
-        }
-        wait_until_edit_is_reported(&cluster).await;
-        wait_for_event(&cluster, "AnalysisEdited").await;
-        assert_eq!(requested_objective(&running), Some(99.9), "seed {seed}");
-        report_bad_canary(&cluster, &running);
-        create_command(&cluster, "go", "checkout", "promote");
-        let is_aborted =
-            |cluster: &FakeCluster| status(cluster, "checkout").state.stage == Stage::Aborted;
-        cluster
-            .wait_until(is_aborted, MINUTE)
-            .await
-            .unwrap_or_else(|_| {
-                panic!(
-                    "seed {seed}: not rolled back: {:?}",
-                    status(&cluster, "checkout").state
-                )
-            });
-        assert_eq!(status(&cluster, "checkout").state.release_analysis, None);
-        running.stop().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_edited_analysis_counts_after_an_override_or_from_the_next_release() {
-    let cluster = FakeCluster::new(345);
-    create_route(&cluster, "checkout");
-    let running = start_controller(&cluster, "serin");
-    apply(&cluster, with_objective("v1", Some(99.9)));
-    wait_until_healthy(&cluster, "checkout", "v1").await;
-    apply(&cluster, with_objective("v2", Some(99.9)));
-    wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
-    apply(&cluster, with_objective("v2", Some(99.5)));
-    wait_until_edit_is_reported(&cluster).await;
-    create_command(&cluster, "lift", "checkout", "override");
-    assert_eq!(command_outcome(&cluster, "lift").await.0, "Refused");
-    assert_eq!(requested_objective(&running), Some(99.9));
-    apply(
-        &cluster,
-        json!({
-            "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutCommand",
-            "metadata": {"name": "adopt", "namespace": SHOP},
-            "spec": {"rolloutRef": {"name": "checkout"}, "verb": "override", "adoptAnalysis": true, "reason": "a typo"},
-        }),
-    );
-    let (result, message) = command_outcome(&cluster, "adopt").await;
-    assert_eq!(result, "Done", "{message}");
-    wait_for_event(&cluster, "AnalysisAdopted").await;
-    cluster.sleep(SECOND).await;
-    assert_eq!(requested_objective(&running), Some(99.5));
-    // A whole number is returned by the API server without its fraction.
-    apply(&cluster, with_objective("v2", Some(90.0)));
-    wait_until_edit_is_reported(&cluster).await;
-    apply(&cluster, with_objective("v3", Some(90.0)));
-    let is_unedited = |cluster: &FakeCluster| {
-        let fixed = status(cluster, "checkout").state.release_analysis;
-        fixed.is_some_and(|fixed| !fixed.edited)
-    };
-    let next = cluster.wait_until(is_unedited, MINUTE).await;
-    next.expect("the next release begins with the edited analysis");
-    wait_for_position(&cluster, "checkout", "Paused/Progressing/2").await;
-    assert_eq!(requested_objective(&running), Some(90.0));
-    cluster.sleep(MINUTE).await;
-    cluster.clear_requests();
-    cluster.sleep(10 * MINUTE).await;
-    assert_eq!(
-        cluster.writes(),
-        [],
-        "the stored analysis equals the spec's"
     );
 }

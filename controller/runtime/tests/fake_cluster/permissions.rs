@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serin_crds::{Rollout, RolloutCommand};
 use serin_fake_cluster::{FakeCluster, Fault, PodBehavior, RequestRecord};
+use serin_guardrails::facts::Source;
 
 use crate::fixtures::*;
 use crate::harness::*;
@@ -22,17 +23,22 @@ const WITHOUT_REQUEST: [&str; 1] = [
     "update rollouts/finalizers.serin.dev",
 ];
 /// Permissions in other Roles of the chart, which are limited to single objects.
-const IN_OTHER_ROLES: [&str; 8] = [
+const IN_OTHER_ROLES: [&str; 11] = [
     "get validatingadmissionpolicies.admissionregistration.k8s.io",
     "get validatingadmissionpolicybindings.admissionregistration.k8s.io",
     "create leases.coordination.k8s.io",
     "get leases.coordination.k8s.io",
     "watch leases.coordination.k8s.io",
     "update leases.coordination.k8s.io",
-    // With namespaceSelector only.
+    // Of the whole cluster, in every installation.
     "list namespaces.",
     "watch namespaces.",
+    "list rolloutpolicies.serin.dev",
+    "watch rolloutpolicies.serin.dev",
+    "patch rolloutpolicies/status.serin.dev",
 ];
+/// The ClusterRole with read access to what guardrails depend on.
+const GUARDRAILS: &str = include_str!("../../../../charts/serin/templates/guardrails-access.yaml");
 /// Granted for single Secrets and ConfigMaps only, by `rbac.prometheusAccess`.
 const CREDENTIALS: [&str; 2] = ["get secrets.", "get configmaps."];
 
@@ -50,6 +56,19 @@ fn granted() -> BTreeSet<String> {
         .split_once("{{- define \"serin.rules\" -}}")
         .unwrap();
     let (rules, _) = rest.split_once("{{- end -}}").unwrap();
+    permissions_of(rules)
+}
+
+/// The permissions of the ClusterRole for guardrails.
+fn granted_for_guardrails() -> BTreeSet<String> {
+    let (_, rest) = GUARDRAILS.split_once("rules:\n").unwrap();
+    let (rules, _) = rest
+        .split_once("{{- if .Values.watchNamespaces }}")
+        .unwrap();
+    permissions_of(rules)
+}
+
+fn permissions_of(rules: &str) -> BTreeSet<String> {
     let rules: Vec<Rule> = serde_saphyr::from_str(rules).unwrap();
     let mut permissions = BTreeSet::new();
     for rule in rules {
@@ -70,11 +89,14 @@ fn used(cluster: &FakeCluster, client: &str) -> BTreeSet<String> {
         let (verb, plural, group) = (request.verb, request.plural, request.group);
         format!("{verb} {plural}{}.{group}", subresource.unwrap_or_default())
     };
+    // Services are listed for other reasons, too.
+    let for_guardrails = &granted_for_guardrails() - &granted();
     cluster
         .requests()
         .into_iter()
         .filter(|request| request.client == client)
         .map(permission)
+        .filter(|permission| !for_guardrails.contains(permission))
         .filter(|permission| !IN_OTHER_ROLES.contains(&permission.as_str()))
         .filter(|permission| !CREDENTIALS.contains(&permission.as_str()))
         .collect()
@@ -120,6 +142,8 @@ async fn run_varied_releases(cluster: &FakeCluster) -> RunningController {
     }
     create_command(cluster, "go", "checkout", "promote");
     wait_until_healthy(cluster, "checkout", "v2").await;
+    create_command(cluster, "fresh", "checkout", "restart");
+    wait_for_event(cluster, "checkout", "Restarted").await;
     // The old ReplicaSet is deleted, and the commands after their time to live.
     let is_cleaned_up = |cluster: &FakeCluster| {
         replica_sets(cluster, "checkout").len() == 1
@@ -193,4 +217,15 @@ async fn the_role_of_the_chart_contains_exactly_what_the_controller_uses() {
     assert!(missing.is_empty(), "not granted: {missing:?}");
     assert!(unused.is_empty(), "never used: {unused:?}");
     running.stop().await;
+}
+
+#[test]
+fn the_role_for_guardrails_lists_exactly_the_kinds_that_they_look_at() {
+    let mut needed: BTreeSet<String> = Source::ALL
+        .iter()
+        .filter_map(|source| source.resource())
+        .map(|(group, _, plural)| format!("list {plural}.{group}"))
+        .collect();
+    needed.insert("list *.constraints.gatekeeper.sh".to_owned());
+    assert_eq!(granted_for_guardrails(), needed);
 }

@@ -57,10 +57,14 @@ pub struct ModeResult {
     pub rolled_back: Proportion,
     /// Releases that are rolled back before they are promoted.
     pub before_promotion: Proportion,
-    /// Releases with a claimed bound.
+    /// Releases with a claimed bound at the first scrape.
     pub claimed: Proportion,
-    /// Rolled back releases among those with a claimed bound.
+    /// Rolled back releases among those.
     pub rolled_back_of_claimed: Proportion,
+    /// Releases with a claimed bound at the first scrape and with the verdict.
+    pub upheld: Proportion,
+    /// Rolled back releases among those.
+    pub rolled_back_of_upheld: Proportion,
     /// Median seconds to the rollback over all releases. `None` if less than half are rolled back.
     pub median_seconds: Option<f64>,
 }
@@ -68,8 +72,11 @@ pub struct ModeResult {
 impl ModeResult {
     fn from_results(results: &[RuleResult], unit: SplitUnit) -> Self {
         let is_rolled_back = |result: &RuleResult| result.rolled_back_after_ms.is_some();
-        let is_claimed = |result: &RuleResult| result.claim.holds_for(unit == SplitUnit::Request);
+        let is_by_request = unit == SplitUnit::Request;
+        let is_claimed = |result: &RuleResult| result.claim_before.holds_for(is_by_request);
+        let is_upheld = |result: &RuleResult| result.claim.holds_for(is_by_request);
         let claimed: Vec<_> = results.iter().copied().filter(is_claimed).collect();
+        let upheld: Vec<_> = results.iter().copied().filter(is_upheld).collect();
         let mut after_ms: Vec<i64> = results
             .iter()
             .map(|result| result.rolled_back_after_ms.unwrap_or(i64::MAX))
@@ -83,11 +90,13 @@ impl ModeResult {
             }),
             claimed: Proportion::count(results, is_claimed),
             rolled_back_of_claimed: Proportion::count(&claimed, is_rolled_back),
+            upheld: Proportion::count(results, is_upheld),
+            rolled_back_of_upheld: Proportion::count(&upheld, is_rolled_back),
             median_seconds: median_ms.filter(|ms| *ms < i64::MAX).map(seconds),
         }
     }
 
-    /// Whether the bound is claimed for most releases of the cell.
+    /// Whether the bound is claimed for most releases of the cell, before they begin.
     pub fn is_claimed(&self) -> bool {
         self.claimed.is_most()
     }

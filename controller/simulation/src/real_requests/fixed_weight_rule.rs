@@ -42,7 +42,8 @@ impl CountingMode {
 pub enum BoundClaim {
     /// The bound is claimed.
     Claimed,
-    /// The bound is claimed if the router assigns each request by chance.
+    /// The bound is claimed if the router assigns each request by chance, to pods that are alike. With
+    /// pods: if requests fail independently, as stable's errors have not refuted.
     IfRoutedByChance,
     /// It is declared that no bound, or a weaker one, holds.
     NotClaimed,
@@ -52,8 +53,11 @@ impl BoundClaim {
     /// What is reported with this evidence.
     pub(crate) fn from_evidence(evidence: &Evidence, bets: &Bets, alpha: f64) -> Self {
         match claim(evidence, bets.config(), alpha) {
-            Claim::PerRequest | Claim::Clustered { .. } => Self::Claimed,
-            Claim::Gateway { .. } => Self::IfRoutedByChance,
+            Claim::PerCountedUnit { .. } | Claim::Clustered { .. } => Self::Claimed,
+            // "If requests fail independently" is such a condition as well.
+            Claim::PerRequest | Claim::Gateway { .. } | Claim::Unlearned { .. } => {
+                Self::IfRoutedByChance
+            }
             Claim::LimitedByPods { .. } | Claim::PerUnit { .. } | Claim::NotClaimed { .. } => {
                 Self::NotClaimed
             }
@@ -78,6 +82,8 @@ pub(crate) struct RuleResult {
     pub(crate) rolled_back_after_ms: Option<i64>,
     /// Whether the release was promotable earlier.
     pub(crate) promoted_before: bool,
+    /// The claim at the first scrape.
+    pub(crate) claim_before: BoundClaim,
     /// The weaker one of the claims at the first scrape and at the verdict.
     pub(crate) claim: BoundClaim,
 }
@@ -161,6 +167,7 @@ impl FixedWeightRule {
         let mut result = RuleResult {
             rolled_back_after_ms: None,
             promoted_before: false,
+            claim_before: BoundClaim::Claimed,
             claim: BoundClaim::Claimed,
         };
         let bound_claim = |evidence: &Evidence| {
@@ -170,7 +177,7 @@ impl FixedWeightRule {
             let tick = mode.seen(tick);
             evidence.add(&self.bets, &tick, &context);
             if evidence.ticks == 1 {
-                result.claim = bound_claim(&evidence);
+                result.claim_before = bound_claim(&evidence);
             }
             if evidence.ln_e(&self.bets) >= -self.analysis.alpha.ln() {
                 result.rolled_back_after_ms = Some(tick.at_ms - began_ms);
@@ -179,7 +186,7 @@ impl FixedWeightRule {
             result.promoted_before =
                 result.promoted_before || self.is_promoted(&evidence, began_ms, &tick);
         }
-        result.claim = result.claim.max(bound_claim(&evidence));
+        result.claim = result.claim_before.max(bound_claim(&evidence));
         result
     }
 

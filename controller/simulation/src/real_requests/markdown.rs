@@ -57,9 +57,11 @@ fn summary(out: &mut String, report: &RealReport) {
         out,
         "### Cells above 1 %\n\nAll weights and scrape intervals. *Above* counts cells with more \
          than 1 % false rollbacks, *clearly* those whose interval of 95 % lies above 1 %. \
-         *Claimed* counts cells in which most releases have a claimed bound; *declared* the \
-         others.\n\n| router decides | mode | cells | above (clearly) | worst % | claimed | claimed \
-         and above (clearly) | declared |\n|---|---|---|---|---|---|---|---|"
+         *Claimed* counts cells in which most releases have a claimed bound at the first scrape; \
+         *declared* the others. *Upheld* counts the claimed cells in which most releases still have \
+         it with the verdict.\n\n| router decides | mode | cells | above (clearly) | worst % | \
+         claimed | claimed and above (clearly) | declared | upheld | upheld and above \
+         |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     for unit in SplitUnit::ALL {
         for (mode, mode_name) in [
@@ -95,7 +97,7 @@ fn summary(out: &mut String, report: &RealReport) {
     out.push('\n');
 }
 
-/// The three columns on claims.
+/// The columns on claims.
 fn claim_counts(results: &[&ModeResult]) -> String {
     let (claimed, declared): (Vec<&ModeResult>, Vec<_>) = results
         .iter()
@@ -107,12 +109,17 @@ fn claim_counts(results: &[&ModeResult]) -> String {
     let clearly = claimed
         .iter()
         .filter(|result| result.rolled_back_of_claimed.interval().0 > BOUND_PERCENT);
+    let upheld = || claimed.iter().filter(|result| result.upheld.is_most());
+    let above_upheld =
+        upheld().filter(|result| result.rolled_back_of_upheld.percent() > BOUND_PERCENT);
     format!(
-        "{} | {} ({}) | {}",
+        "{} | {} ({}) | {} | {} | {}",
         claimed.len(),
         above.count(),
         clearly.count(),
-        declared.len()
+        declared.len(),
+        upheld().count(),
+        above_upheld.count()
     )
 }
 
@@ -216,10 +223,10 @@ fn by_scrape(out: &mut String, report: &RealReport) {
 fn claims(out: &mut String, report: &RealReport) {
     let _ = writeln!(
         out,
-        "### What is claimed\n\nReleases for which the bound is claimed both at the first scrape and \
-         with the verdict %, then rolled back % of those. At a gateway the claim has the condition \
-         that the router assigns each request by chance, so it counts as claimed only per request. \
-         Scrapes of {DEFAULT_SCRAPE_SECONDS} s, by weight.\n\n| log | router decides | \
+        "### What is claimed\n\nReleases for which the bound is claimed at the first scrape %, then \
+         rolled back % of those. At a gateway, and where stable's errors have shown no cluster, the \
+         claim has the condition that requests are routed by chance or fail independently, so it \
+         counts as claimed only per request. Scrapes of {DEFAULT_SCRAPE_SECONDS} s, by weight.\n\n| log | router decides | \
          gateway, claimed | rolled back of claimed | pods, claimed | rolled back of claimed \
          |\n|---|---|---|---|---|---|"
     );

@@ -6,6 +6,7 @@
 
 mod cells;
 mod fixed_weight_rule;
+mod log_placebo;
 mod markdown;
 mod split;
 
@@ -14,5 +15,6 @@ pub use cells::{
     run,
 };
 pub use fixed_weight_rule::{BoundClaim, CountingMode, shipped_evidence};
+pub use log_placebo::{LogPlacebo, LogPlaceboOptions, log_placebo};
 pub use markdown::markdown;
 pub use split::{STABLE_PODS, SplitUnit};

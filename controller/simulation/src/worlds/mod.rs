@@ -177,12 +177,16 @@ impl World {
         )
     }
 
-    /// Whether the router assigns each request, or each cluster within a scrape, by chance. At a
-    /// gateway the bound is claimed under this condition.
-    fn is_routed_by_chance(self) -> bool {
+    /// Whether the router assigns each request, or each cluster within a scrape, by chance to pods
+    /// that are alike. At a gateway the bound is claimed under this condition.
+    fn meets_gateway_condition(self) -> bool {
         !matches!(
             self,
-            Self::LastingClusters { .. } | Self::SessionAffinity { .. }
+            Self::LastingClusters { .. }
+                | Self::SessionAffinity { .. }
+                | Self::PodsDiffer { .. }
+                | Self::BadStablePod
+                | Self::CanaryOnBadNode
         )
     }
 

@@ -32,7 +32,7 @@ const GATEWAY: &str = "gateway";
 pub(super) struct WorldResult {
     /// Whether the evidence for a rollback ever suffices.
     pub(super) is_rolled_back: bool,
-    /// The weaker one of the claims at the first scrape and at the verdict.
+    /// The claim at the first scrape.
     pub(super) claim: BoundClaim,
 }
 
@@ -87,7 +87,7 @@ impl Observer {
         &mut self,
         scraped: &[Scraped],
         created_ms: &BTreeMap<String, i64>,
-        (now_ms, is_last): (i64, bool),
+        now_ms: i64,
         context: &RoundContext,
     ) {
         if self.is_rolled_back {
@@ -103,11 +103,8 @@ impl Observer {
         self.objective.observe(&mut self.state, &batch, context);
         let (evidence, bets) = (&self.state.evidence, self.objective.bets());
         self.is_rolled_back = evidence.ln_e(bets) >= -ALPHA.ln();
-        // The claims in between are not compared: only those that a user acts on.
-        if evidence.ticks == 1 || self.is_rolled_back || is_last {
-            self.claim = self
-                .claim
-                .max(BoundClaim::from_evidence(evidence, bets, ALPHA));
+        if evidence.ticks == 1 {
+            self.claim = BoundClaim::from_evidence(evidence, bets, ALPHA);
         }
     }
 }
@@ -239,12 +236,7 @@ impl ReleaseRun {
                 pending.extend(scraped);
             }
             for (observer, scraped) in observers.iter_mut().zip(&mut pending) {
-                observer.observe(
-                    scraped,
-                    &created_ms,
-                    (at_ms(to), to >= RELEASE_SECONDS),
-                    &context,
-                );
+                observer.observe(scraped, &created_ms, at_ms(to), &context);
                 scraped.clear();
             }
             if observers.iter().all(|observer| observer.is_rolled_back) {

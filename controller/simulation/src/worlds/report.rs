@@ -65,7 +65,7 @@ pub fn run(options: WorldsOptions) -> Result<WorldReport, ConfigError> {
             let modes = [of_mode(0), of_mode(1)];
             let is_rolled_back = |result: &WorldResult| result.is_rolled_back;
             let is_claimed =
-                |result: &WorldResult| result.claim.holds_for(world.is_routed_by_chance());
+                |result: &WorldResult| result.claim.holds_for(world.meets_gateway_condition());
             cells.push(WorldCell {
                 world,
                 requests_per_second,
@@ -88,9 +88,10 @@ pub fn markdown(report: &WorldReport) -> String {
         out,
         "{} releases per cell, seed {}. Rolled back by evidence % within an hour, also after a \
          promotion. An objective of 99.9 %, stable fails 0.05 %, a scrape every 15 s, a weight of \
-         20 % unless the row has other weights. In brackets: what is claimed at the first scrape and with the verdict (*c*: the \
-         bound is claimed for most releases, with the percentage rolled back of those; *d*: it is \
-         declared that it may not hold).\n\n| world | gateway, 100/s | pods, 100/s | gateway, \
+         20 % unless the row has other weights. In brackets: what is claimed at the first scrape (*c*: \
+         the bound is claimed for most releases, with the percentage rolled back of those; *d*: it \
+         is declared that it may not hold, or the condition of the claim is not met, for example \
+         pods that are alike at a gateway).\n\n| world | gateway, 100/s | pods, 100/s | gateway, \
          1000/s | pods, 1000/s | |\n|---|---|---|---|---|---|",
         thousands(report.options.runs.into()),
         report.options.seed

@@ -38,6 +38,7 @@ async fn check_policies(env: &Env) -> Result<()> {
     grant_editor(&shop).await?;
     let editor = env.client_as(EDITOR).await?;
     ensure_services_need_permission(&shop, &editor, &spec).await?;
+    ensure_deployments_need_permission(&shop, &editor, &spec).await?;
     shop.apply_release(&spec, &SampleRelease::good("v2"))
         .await?;
     let is_progressing = |rollout: &Rollout| {
@@ -110,6 +111,33 @@ async fn ensure_services_need_permission(
         },
     )
     .await
+}
+
+/// A Rollout of the editor must neither take over a Deployment nor be given back to one, if they may
+/// not patch it.
+async fn ensure_deployments_need_permission(
+    shop: &Shop,
+    editor: &Client,
+    spec: &RolloutOptions,
+) -> Result<()> {
+    let rollouts = Api::<Rollout>::namespaced(editor.clone(), &shop.namespace);
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    for (field, value, deployment) in [
+        ("adopt", json!({"deployment": "payments"}), "payments"),
+        ("onDelete", json!("GiveBack"), "evil"),
+    ] {
+        let mut evil = manifests::rollout("evil", spec, &SampleRelease::good("v1"));
+        evil["spec"][field] = value;
+        let evil: Rollout = serde_json::from_value(evil)?;
+        let refusal = policy_refusal(rollouts.create(&dry_run, &evil).await)
+            .with_context(|| format!("spec.{field} needs no permission"))?;
+        let expected = format!("patch the Deployment {}/{deployment}", shop.namespace);
+        ensure!(refusal.contains(&expected), "{refusal}");
+    }
+    Ok(())
 }
 
 /// During a release, the editor can change neither the analysis nor the steps, but can start

@@ -193,7 +193,7 @@ pub async fn a_controller_killed_during_first_attempts_reconciles_every_rollout(
     let options = options("kill-first", 18_191);
     let mut interrupted = 0;
     for _ in 0..KILLS {
-        let controller = start(env, &options, &state_dir).await?;
+        let mut controller = start(env, &options, &state_dir).await?;
         // The first attempts of all Rollouts begin when the caches are in sync.
         let wait = Duration::from_millis(rand::rng().random_range(0..400));
         tokio::time::sleep(wait).await;

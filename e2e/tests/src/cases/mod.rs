@@ -30,6 +30,7 @@ pub mod scaling;
 pub mod scrape_configuration;
 pub mod services_and_routes;
 pub mod takeover;
+pub mod uneven_traffic;
 pub mod upgrades;
 
 /// One case.
@@ -77,6 +78,9 @@ cases! {
     Shared: scaling::an_autoscaler_owns_replicas_that_the_manifest_omits,
     Shared: scrape_configuration::a_release_completes_with_a_longer_scrape_interval_than_configured,
     Shared: analysis::a_breach_during_bake_time_rolls_back,
+    Shared: uneven_traffic::good_releases_of_a_service_with_sticky_sessions_are_promoted,
+    Shared: uneven_traffic::a_slow_node_holds_good_releases_and_is_named,
+    Shared: uneven_traffic::a_cold_start_is_compared_with_that_of_baseline_pods,
     Shared: analysis::an_exhausted_error_budget_freezes_releases_until_an_override,
     Shared: analysis::the_latency_guard_holds_a_slower_canary_below_the_threshold,
     Shared: analysis::a_failing_check_rolls_back_a_release_that_meets_its_objective,

@@ -12,6 +12,7 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use serin_core::state::WorkloadPhase;
 use serin_crds::Rollout;
+use serin_load::LoadHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -177,33 +178,80 @@ async fn wait_for_phase(shop: &Shop, wanted: WorkloadPhase) -> Result<()> {
     Ok(())
 }
 
-async fn wait_until_taken_over(shop: &Shop) -> Result<()> {
-    wait_for_phase(shop, WorkloadPhase::TakenOver).await?;
-    shop.wait_until("the pods are stable", PATIENCE, is_stable)
-        .await?;
-    Ok(())
+/// A Deployment under load that is taken over and given back.
+struct Adoption<'a> {
+    env: &'a Env,
+    options: ControllerOptions,
+    shop: Shop,
+    controller: Controller,
+    load: LoadHandle,
+    fleet: Fleet,
 }
 
-/// Waits for a phase while the controller is killed and started again.
-async fn kill_until(
-    env: &Env,
-    options: &ControllerOptions,
-    mut controller: Controller,
-    shop: &Shop,
-    wanted: WorkloadPhase,
-) -> Result<Controller> {
-    for _ in 0..20 {
-        let wait = Duration::from_millis(rand::rng().random_range(20..600));
-        sleep(wait).await;
-        if phase(&shop.rollout().await?) == Some(wanted) {
-            break;
-        }
-        controller.kill().await?;
-        controller = Controller::start(env, options)?;
+impl<'a> Adoption<'a> {
+    /// Starts a controller, deploys, and sends requests from now on.
+    async fn begin(env: &'a Env, name: &str, port: u16) -> Result<Self> {
+        let shop = Shop::create(env, &format!("serin-e2e-{name}")).await?;
+        let options = ControllerOptions {
+            name: name.to_owned(),
+            port,
+            election: None,
+        };
+        let mut controller = Controller::start(env, &options)?;
         controller.wait_until_ready().await?;
+        deploy(&shop).await?;
+        let load = shop.start_load(LOAD_PER_SECOND)?;
+        let fleet = Fleet::observe(&shop).await?;
+        Ok(Self {
+            env,
+            options,
+            shop,
+            controller,
+            load,
+            fleet,
+        })
     }
-    wait_for_phase(shop, wanted).await?;
-    Ok(controller)
+
+    /// Waits for a phase. In every second round the controller is killed and started again
+    /// meanwhile.
+    async fn wait_for_phase(&mut self, round: u32, wanted: WorkloadPhase) -> Result<()> {
+        if round % 2 == 1 {
+            self.kill_until(wanted).await?;
+        }
+        wait_for_phase(&self.shop, wanted).await
+    }
+
+    async fn kill_until(&mut self, wanted: WorkloadPhase) -> Result<()> {
+        for _ in 0..20 {
+            let wait = Duration::from_millis(rand::rng().random_range(20..600));
+            sleep(wait).await;
+            if phase(&self.shop.rollout().await?) == Some(wanted) {
+                break;
+            }
+            self.controller.kill().await?;
+            self.controller = Controller::start(self.env, &self.options)?;
+            self.controller.wait_until_ready().await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_until_taken_over(&mut self, round: u32) -> Result<()> {
+        self.wait_for_phase(round, WorkloadPhase::TakenOver).await?;
+        self.shop
+            .wait_until("the pods are stable", PATIENCE, is_stable)
+            .await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// If a request was lost, a pod was restarted, or fewer pods than `replicas` were available.
+    async fn finish(self) -> Result<()> {
+        sleep(QUIET).await;
+        self.fleet.ensure_unchanged(&self.shop).await?;
+        stop_and_ensure_no_loss(self.load).await?;
+        self.shop.delete().await?;
+        self.controller.stop().await
+    }
 }
 
 /// # Errors
@@ -211,44 +259,24 @@ async fn kill_until(
 pub async fn a_deployment_becomes_a_rollout_and_back_without_a_lost_request(
     env: &Env,
 ) -> Result<()> {
-    let shop = Shop::create(env, "serin-e2e-adoption").await?;
-    let options = ControllerOptions {
-        name: "takeover".to_owned(),
-        port: 18_192,
-        election: None,
-    };
-    let mut controller = Controller::start(env, &options)?;
-    controller.wait_until_ready().await?;
-    deploy(&shop).await?;
-    let load = shop.start_load(LOAD_PER_SECOND)?;
-    let fleet = Fleet::observe(&shop).await?;
+    let mut adoption = Adoption::begin(env, "adoption", 18_192).await?;
     for round in 0..rounds() {
-        let is_killed = round % 2 == 1;
-        shop.apply(referring(&shop)).await?;
-        if is_killed {
-            let wanted = WorkloadPhase::TakenOver;
-            controller = kill_until(env, &options, controller, &shop, wanted).await?;
-        }
-        wait_until_taken_over(&shop).await?;
+        adoption.shop.apply(referring(&adoption.shop)).await?;
+        adoption.wait_until_taken_over(round).await?;
         sleep(QUIET).await;
-        let (done, message) = shop.run_command("giveBack", json!({})).await?;
+        let (done, message) = adoption.shop.run_command("giveBack", json!({})).await?;
         ensure!(done, "{message}");
-        if is_killed {
-            let wanted = WorkloadPhase::GivenBack;
-            controller = kill_until(env, &options, controller, &shop, wanted).await?;
-        }
-        wait_for_phase(&shop, WorkloadPhase::GivenBack).await?;
-        delete_rollout(&shop).await?;
-        let deployment = shop.api::<Deployment>().get(&shop.name).await?;
+        adoption
+            .wait_for_phase(round, WorkloadPhase::GivenBack)
+            .await?;
+        delete_rollout(&adoption.shop).await?;
+        let deployments = adoption.shop.api::<Deployment>();
+        let deployment = deployments.get(&adoption.shop.name).await?;
         let spec = deployment.spec.context("a spec")?;
         ensure!(spec.paused != Some(true), "the Deployment is resumed");
         note!("round {round}: taken over and given back");
     }
-    sleep(QUIET).await;
-    fleet.ensure_unchanged(&shop).await?;
-    stop_and_ensure_no_loss(load).await?;
-    shop.delete().await?;
-    controller.stop().await
+    adoption.finish().await
 }
 
 async fn delete_rollout(shop: &Shop) -> Result<()> {
@@ -267,39 +295,21 @@ async fn delete_rollout(shop: &Shop) -> Result<()> {
 pub async fn one_commit_that_replaces_a_deployment_by_a_rollout_loses_no_request(
     env: &Env,
 ) -> Result<()> {
-    let shop = Shop::create(env, "serin-e2e-one-commit").await?;
-    let options = ControllerOptions {
-        name: "one-commit".to_owned(),
-        port: 18_193,
-        election: None,
-    };
-    let mut controller = Controller::start(env, &options)?;
-    controller.wait_until_ready().await?;
-    deploy(&shop).await?;
-    let load = shop.start_load(LOAD_PER_SECOND)?;
-    let fleet = Fleet::observe(&shop).await?;
+    let mut adoption = Adoption::begin(env, "one-commit", 18_193).await?;
     for round in 0..rounds() {
-        let is_killed = round % 2 == 1;
-        let mut object = adopting(&shop);
+        let mut object = adopting(&adoption.shop);
         object["spec"]["onDelete"] = json!("GiveBack");
-        shop.apply(object).await?;
-        if is_killed {
-            let wanted = WorkloadPhase::TakenOver;
-            controller = kill_until(env, &options, controller, &shop, wanted).await?;
-        }
-        wait_until_taken_over(&shop).await?;
+        adoption.shop.apply(object).await?;
+        adoption.wait_until_taken_over(round).await?;
         // The prune after the sync.
-        shop.api::<Deployment>()
-            .delete(&shop.name, &DeleteParams::default())
+        let deployments = adoption.shop.api::<Deployment>();
+        deployments
+            .delete(&adoption.shop.name, &DeleteParams::default())
             .await?;
         sleep(QUIET).await;
         // The Deployment is created again when the Rollout is deleted.
-        delete_rollout(&shop).await?;
+        delete_rollout(&adoption.shop).await?;
         note!("round {round}: replaced and restored");
     }
-    sleep(QUIET).await;
-    fleet.ensure_unchanged(&shop).await?;
-    stop_and_ensure_no_loss(load).await?;
-    shop.delete().await?;
-    controller.stop().await
+    adoption.finish().await
 }

@@ -240,7 +240,7 @@ pub async fn upgrade_and_rollback(env: &Env) -> Result<()> {
         .await?;
     controller.stop().await?;
 
-    let controller = start(env, "upgrade", None).await?;
+    let mut controller = start(env, "upgrade", None).await?;
     releases.ensure_unmoved_under("this version").await?;
     // A rollback of the controller often follows a crash.
     controller.kill().await?;

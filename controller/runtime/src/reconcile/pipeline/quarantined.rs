@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use serin_core::decide;
+use serin_core::guardrail::GuardrailReport;
 use serin_core::state::{Stage, State};
 
 use super::{Reconcile, requeue_after};
@@ -68,6 +69,7 @@ impl Reconcile<'_> {
             spec_analysis: None,
             target: None,
             analysis: None,
+            guardrails: GuardrailReport::default(),
             incompatible_state: self.rollout.incompatibility.clone(),
             is_quarantined: true,
             state,

@@ -1,0 +1,20 @@
+//! Evaluates the guardrails of a RolloutPolicy over what is known about a revision.
+//!
+//! [`evaluate`] takes the guardrails, the exceptions of the Rollout, the [`Facts`] and the time, and
+//! returns what was found. It has no clock and no IO, so that the controller, `kubectl serin lint`
+//! and `kubectl serin audit` share it. A fact that is not known is a finding, never a silent pass.
+
+#![warn(missing_docs)]
+
+mod evaluation;
+pub mod expression;
+pub mod facts;
+mod guardrails;
+mod image;
+mod label_selector;
+mod template;
+mod validation;
+
+pub use evaluation::{Evaluation, evaluate};
+pub use facts::{Fact, Facts};
+pub use validation::{InvalidOption, invalid_options};

@@ -1,0 +1,111 @@
+//! Baseline pods: stable pods that start together with the canary's.
+
+use serde_json::{Value, json};
+use serin_fake_cluster::FakeCluster;
+
+use crate::fixtures::*;
+use crate::harness::*;
+
+/// Four pods, of which two are the canary's, and two baseline pods.
+fn rollout_with_baseline(version: &str, steps: Value) -> Value {
+    let mut rollout = analyzed_rollout("checkout", version, 4, steps);
+    rollout["spec"]["analysis"] = json!({
+        "baseline": {"replicas": 2},
+        "objectives": [{"name": "availability", "objective": 99.9, "indicator": "pod"}],
+    });
+    rollout
+}
+
+fn timed_steps() -> Value {
+    json!([{"setWeight": 50}, {"pause": {"duration": "20s"}}])
+}
+
+async fn deploy_v1(cluster: &FakeCluster) -> RunningController {
+    create_route(cluster, "checkout");
+    let running = start_controller(cluster, "serin-0");
+    apply(cluster, rollout_with_baseline("v1", timed_steps()));
+    wait_until_healthy(cluster, "checkout", "v1").await;
+    running
+}
+
+fn has_baseline(cluster: &FakeCluster) -> bool {
+    replicas_by_version(cluster, "checkout").get("v1") == Some(&6)
+}
+
+#[tokio::test(start_paused = true)]
+async fn baseline_pods_start_and_end_with_a_release_after_a_crash_at_any_write() {
+    let mut most_writes = 0;
+    for writes in 1..60 {
+        let cluster = FakeCluster::new(700 + writes);
+        let first = deploy_v1(&cluster).await;
+        let monitor = TrafficMonitor::start(&cluster, "checkout");
+        cluster.sleep(10 * SECOND).await;
+        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
+        let started = tokio::spawn({
+            let cluster = cluster.clone();
+            async move { cluster.wait_until(has_baseline, 5 * MINUTE).await.is_ok() }
+        });
+        apply(&cluster, rollout_with_baseline("v2", timed_steps()));
+        let was_killed = cluster
+            .wait_until(|cluster| cluster.is_dead("serin-0"), 2 * MINUTE)
+            .await
+            .is_ok();
+        if was_killed {
+            most_writes = writes;
+            first.kill(&cluster);
+            cluster.sleep(3 * SECOND).await;
+            let _second = start_controller(&cluster, "serin-1");
+            wait_until_healthy(&cluster, "checkout", "v2").await;
+            cluster.sleep(30 * SECOND).await;
+            assert_eq!(
+                replicas_by_version(&cluster, "checkout"),
+                [("v1".into(), 0), ("v2".into(), 4)].into(),
+                "killed at write {writes}"
+            );
+        }
+        assert!(started.await.unwrap(), "killed at write {writes}");
+        monitor.finish().await;
+        if !was_killed {
+            break;
+        }
+    }
+    assert!(most_writes > 8, "{most_writes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn baseline_pods_end_with_an_abort_after_a_crash_at_any_write() {
+    for writes in 1..8 {
+        let cluster = FakeCluster::new(800 + writes);
+        let first = deploy_v1(&cluster).await;
+        let monitor = TrafficMonitor::start(&cluster, "checkout");
+        let paused = json!([{"setWeight": 50}, {"pause": {}}]);
+        apply(&cluster, rollout_with_baseline("v2", paused));
+        wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+        cluster.sleep(MINUTE).await;
+        assert!(has_baseline(&cluster));
+        let request = first.analyzer.last_request("checkout").unwrap();
+        let since = request.baseline_since.unwrap();
+        assert!(since < cluster.now() && request.pods_created_at.len() == 8);
+        let young = request
+            .pods_created_at
+            .values()
+            .filter(|created_at| created_at.as_second() >= since.as_second());
+        assert_eq!(young.count(), 4, "two of each side");
+        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
+        create_command(&cluster, "stop", "checkout", "abort");
+        cluster.sleep(10 * SECOND).await;
+        first.kill(&cluster);
+        let second = start_controller(&cluster, "serin-1");
+        let (result, message) = command_outcome(&cluster, "stop").await;
+        assert_eq!(result, "Done", "killed at write {writes}: {message}");
+        cluster.sleep(MINUTE).await;
+        assert_eq!(
+            replicas_by_version(&cluster, "checkout"),
+            [("v1".into(), 4), ("v2".into(), 0)].into(),
+            "killed at write {writes}"
+        );
+        let request = second.analyzer.last_request("checkout");
+        assert!(request.is_none_or(|request| request.baseline_since.is_none()));
+        monitor.finish().await;
+    }
+}
