@@ -9,7 +9,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 /// time is printed.
 #[test]
 fn five_policies_add_less_than_a_fifth_to_the_cost_of_a_reconcile() {
-    let rollouts = 40;
+    let rollouts = 20;
     let without = measure(Releases::quick(rollouts)).unwrap();
     let under = measure(Releases::quick(rollouts).under_policies(5)).unwrap();
     println!("without policies: {without}\nunder five policies: {under}");
@@ -19,7 +19,7 @@ fn five_policies_add_less_than_a_fifth_to_the_cost_of_a_reconcile() {
     println!("allocations of a reconcile: {allocations:.3}, allocated bytes: {bytes:.3}");
     assert!(allocations < 1.2, "{allocations}");
     assert!(bytes < 1.2, "{bytes}");
-    // Nothing more is written.
+    // Nothing more is written: one more write of each release would be a tenth.
     let writes = ratio(serin_footprint::Footprint::writes);
-    assert!(writes < 1.02, "{writes}");
+    assert!(writes < 1.05, "{writes}");
 }

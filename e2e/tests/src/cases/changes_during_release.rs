@@ -232,7 +232,7 @@ pub async fn a_paused_release_can_be_scaled(env: &Env) -> Result<()> {
             rollout
                 .status
                 .as_ref()
-                .is_some_and(|status| status.replicas == 9)
+                .is_some_and(|status| status.replicas == 6)
         },
     )
     .await?;
