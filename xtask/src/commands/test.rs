@@ -211,14 +211,20 @@ async fn check_chart(suite: &mut Suite, helm: Option<PathBuf>) {
     suite
         .run("Chart: templates", template, CountMode::SilentExitStatus)
         .await;
-    // The controller meets the guardrails that its chart ships.
+    // The controller meets the guardrails that its chart ships. `--workspace`: see
+    // `run_checks_with_cluster`.
+    let target = var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let mut guardrails = Command::new("sh");
-    guardrails.env("HELM", &helm).args([
-        "-c",
-        "\"$HELM\" template serin charts/serin --namespace serin-system \
-         | cargo run --quiet --package serin-kubectl --bin kubectl-serin -- \
-           audit -f - --deployments --strict",
-    ]);
+    guardrails
+        .env("HELM", &helm)
+        .env("PLUGIN", Path::new(&target).join("debug/kubectl-serin"))
+        .args([
+            "-c",
+            "cargo build --quiet --workspace --bin kubectl-serin \
+             && \"$HELM\" template serin charts/serin --namespace serin-system \
+             --set guardrails.mode=Enforce \
+             | \"$PLUGIN\" audit -f - --deployments --strict",
+        ]);
     suite
         .run("Chart: guardrails", guardrails, CountMode::ExitStatus)
         .await;
