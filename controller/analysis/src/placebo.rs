@@ -87,13 +87,13 @@ pub fn placebo(ticks: &[Tick], hour_ms: i64, bets: &Bets, alpha: f64) -> Placebo
         let began_ms = ended_ms.saturating_sub(hour_ms);
         let index = |at_ms: i64| ticks.partition_point(|tick| tick.started_ms < at_ms);
         let (before, rest) = ticks.split_at(index(began_ms));
-        let hour_ticks = &rest[..rest.partition_point(|tick| tick.at_ms <= ended_ms)];
+        let within = &rest[..rest.partition_point(|tick| tick.at_ms <= ended_ms)];
         let (long_ago, before) =
             before.split_at(index(began_ms.saturating_sub(hour_ms)).min(before.len()));
         let hour = Hour {
             long_ago,
             before,
-            hour_ticks,
+            within,
         };
         result.hours.extend(
             hour.releases(bets, alpha)
@@ -112,13 +112,13 @@ pub fn placebo(ticks: &[Tick], hour_ms: i64, bets: &Bets, alpha: f64) -> Placebo
 struct Hour<'a> {
     long_ago: &'a [Tick],
     before: &'a [Tick],
-    hour_ticks: &'a [Tick],
+    within: &'a [Tick],
 }
 
 impl Hour<'_> {
     /// The placebo releases of all pods. `None` without sufficient data.
     fn releases(&self, bets: &Bets, alpha: f64) -> Option<PlaceboHour> {
-        let first = self.hour_ticks.first()?;
+        let first = self.within.first()?;
         let pods = self.old_pods();
         if pods.len() < MIN_PODS {
             return None;
@@ -134,7 +134,7 @@ impl Hour<'_> {
             evidence.learn_coarse_dispersion(&without(&coarse), level);
             evidence.learn_dispersion(&without(self.before));
             let mut strongest = 0.0_f64;
-            for tick in self.hour_ticks {
+            for tick in self.within {
                 evidence.add(bets, &with_canary(tick, canary), &TickContext::default());
                 strongest = strongest.max(evidence.ln_e(bets));
             }
@@ -159,7 +159,7 @@ impl Hour<'_> {
             pods.collect()
         };
         let old = serving(self.before);
-        serving(self.hour_ticks)
+        serving(self.within)
             .into_iter()
             .filter(|pod| old.contains(pod))
             .collect()
