@@ -102,13 +102,8 @@ async fn wait_for_phase(shop: &Shop, api: &Api<DynamicObject>, phase: &str) -> R
     .await
 }
 
-/// Converts the named kinds of the namespace as they are in the cluster, and applies the result.
-async fn convert_and_apply(
-    env: &Env,
-    shop: &Shop,
-    kinds: &str,
-    options: &[&str],
-) -> Result<Vec<Value>> {
+/// Converts the named kinds of the namespace as they are in the cluster.
+async fn convert(env: &Env, shop: &Shop, kinds: &str, options: &[&str]) -> Result<Vec<Value>> {
     let read = ["get", kinds, "--namespace", &shop.namespace, "-o", "yaml"];
     let objects = env.run_kubectl(&read, &Value::Null).await?;
     let mut child = Command::new(env.program("kubectl-serin"))
@@ -129,18 +124,19 @@ async fn convert_and_apply(
     note!("{text}\n{errors}");
     ensure!(output.status.success(), "convert: {errors}");
     let converted: Vec<Value> = serde_saphyr::from_multiple(&text)?;
-    let converted: Vec<Value> = converted
-        .into_iter()
-        .filter(|object| object["kind"].is_string())
-        .collect();
-    for object in &converted {
-        shop.apply(object.clone()).await?;
-    }
-    Ok(converted)
+    let is_object = |object: &Value| object["kind"].is_string();
+    Ok(converted.into_iter().filter(is_object).collect())
 }
 
-async fn delete_and_wait(shop: &Shop, api: &Api<DynamicObject>) -> Result<()> {
-    api.delete(&shop.name, &DeleteParams::default()).await?;
+async fn apply_all(shop: &Shop, objects: Vec<Value>) -> Result<()> {
+    for object in objects {
+        shop.apply(object).await?;
+    }
+    Ok(())
+}
+
+async fn delete_and_wait(shop: &Shop, api: &Api<DynamicObject>, how: &DeleteParams) -> Result<()> {
+    api.delete(&shop.name, how).await?;
     shop.eventually("the old object is gone", PATIENCE, async || {
         Ok(api.get_opt(&shop.name).await?.is_none())
     })
@@ -229,10 +225,11 @@ pub async fn from_argo_rollouts(env: &Env, argo: &Peer) -> Result<()> {
     shop.wait_until_answering().await?;
     let load = shop.start_load(LOAD_PER_SECOND)?;
     let kinds = "rollouts.argoproj.io,services,httproutes";
-    convert_and_apply(env, &shop, kinds, &[]).await?;
+    let converted = convert(env, &shop, kinds, &[]).await?;
+    apply_all(&shop, converted).await?;
     shop.wait_until("the Rollout is stable", PATIENCE, is_stable)
         .await?;
-    delete_and_wait(&shop, &old).await?;
+    delete_and_wait(&shop, &old, &DeleteParams::default()).await?;
     wait_for_own_pods(&shop).await?;
     let new = objects_of(&shop, "serin.dev", "v1alpha1", "Rollout");
     release_v2(&shop, &new).await?;
@@ -293,12 +290,18 @@ pub async fn from_flagger(env: &Env, flagger: &Peer) -> Result<()> {
     shop.wait_until_answering().await?;
     let load = shop.start_load(LOAD_PER_SECOND)?;
     let kinds = "canaries.flagger.app,deployments,services,httproutes";
-    convert_and_apply(env, &shop, kinds, &["--indicator", "traefik"]).await?;
+    let converted = convert(env, &shop, kinds, &["--indicator", "traefik"]).await?;
+    // Flagger owns the route and the Services.
+    delete_and_wait(&shop, &old, &DeleteParams::orphan()).await?;
+    apply_all(&shop, converted).await?;
     shop.wait_until("the Rollout is stable", PATIENCE, is_stable)
         .await?;
-    delete_and_wait(&shop, &old).await?;
-    wait_for_own_pods(&shop).await?;
     let deployments = objects_of(&shop, "apps", "v1", "Deployment");
+    let primary = format!("{}-primary", shop.name);
+    deployments
+        .delete(&primary, &DeleteParams::default())
+        .await?;
+    wait_for_own_pods(&shop).await?;
     release_v2(&shop, &deployments).await?;
     sleep(QUIET).await;
     let report = stop_and_ensure_no_loss(load).await?;
