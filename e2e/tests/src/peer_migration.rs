@@ -212,6 +212,7 @@ pub async fn from_argo_rollouts(env: &Env, argo: &Peer) -> Result<()> {
         format!("--kubeconfig={}", env.kubeconfig.display()),
         format!("--namespace={}", shop.namespace),
         "--namespaced".to_owned(),
+        "--leader-elect=false".to_owned(),
         format!("--metricsPort={}", free_port()?),
         format!("--healthzPort={}", free_port()?),
     ];
