@@ -1,5 +1,5 @@
 //! A sequence of checks. Each has a heading, its output passed through, and its duration; a table
-//! at the end has all results.
+//! at the end has all results, below what the failed tests said.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,8 @@ pub(crate) struct Suite {
     interrupts: Interrupts,
     interrupted: bool,
     results: Vec<(String, CheckOutcome, Duration)>,
+    /// What failed tests printed, in order.
+    failure_reports: Vec<String>,
 }
 
 impl Suite {
@@ -80,6 +82,7 @@ impl Suite {
             interrupts: Interrupts::listen()?,
             interrupted: false,
             results: Vec::new(),
+            failure_reports: Vec::new(),
         })
     }
 
@@ -131,7 +134,10 @@ impl Suite {
         // A separate process group: on Ctrl-C only this process signals it.
         command.process_group(0);
         let outcome = match self.pass_through(&mut command, count_mode).await {
-            Ok((status_is_good, tally)) => count_outcome(status_is_good, tally, count_mode),
+            Ok((status_is_good, output)) => {
+                self.failure_reports.extend(output.failure_reports);
+                count_outcome(status_is_good, output.tally, count_mode)
+            }
             Err(error) => CheckOutcome::from_result(Err(error)),
         };
         self.record(name, outcome, began.elapsed());
@@ -142,7 +148,7 @@ impl Suite {
         &mut self,
         command: &mut Command,
         count_mode: CountMode,
-    ) -> Result<(bool, Tally)> {
+    ) -> Result<(bool, TestOutput)> {
         let program = command.as_std().get_program().to_owned();
         let mut child = command
             .spawn()
@@ -150,8 +156,8 @@ impl Suite {
         let output = child.stdout.take().context("no output")?;
         let reading = read_output(output, count_mode == CountMode::SilentExitStatus);
         tokio::pin!(reading);
-        let tally = tokio::select! {
-            tally = &mut reading => tally?,
+        let output = tokio::select! {
+            output = &mut reading => output?,
             () = self.interrupts.next() => {
                 self.interrupted = true;
                 interrupt(&mut child).await?;
@@ -162,11 +168,15 @@ impl Suite {
         if !status.success() {
             eprintln!("{}: {status}", program.display());
         }
-        Ok((status.success(), tally))
+        Ok((status.success(), output))
     }
 
-    /// Prints all results; the last line has the totals. Returns whether nothing failed.
+    /// Prints what failed tests said and all results; the last line has the totals. Returns whether
+    /// nothing failed.
     pub(crate) fn print_summary(self) -> bool {
+        for report in &self.failure_reports {
+            println!("\n{report}");
+        }
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
         table.set_header(["CHECK", "RESULT", "TIME"]);
@@ -203,19 +213,59 @@ async fn interrupt(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-async fn read_output(output: impl AsyncRead + Unpin, silent: bool) -> Result<Tally> {
+async fn read_output(output: impl AsyncRead + Unpin, silent: bool) -> Result<TestOutput> {
     let mut lines = BufReader::new(output);
     let mut printed = std::io::stdout();
-    let (mut tally, mut line) = (Tally::default(), Vec::new());
+    let (mut tests, mut line) = (TestOutput::default(), Vec::new());
     while lines.read_until(b'\n', &mut line).await? > 0 {
         if !silent {
             printed.write_all(&line)?;
             printed.flush()?;
         }
-        tally.add_line(&String::from_utf8_lossy(&line));
+        tests.add_line(String::from_utf8_lossy(&line).trim_end());
         line.clear();
     }
-    Ok(tally)
+    Ok(tests)
+}
+
+/// Lines of a failed test that are repeated at the end. Its last ones say what was expected.
+const MAX_FAILURE_LINES: usize = 30;
+
+/// What the output of test programs says.
+#[derive(Debug, Default)]
+struct TestOutput {
+    tally: Tally,
+    /// The last lines of each failed test, below its name.
+    failure_reports: Vec<String>,
+    /// The lines of the failed test that is being read.
+    failure: Option<Vec<String>>,
+}
+
+impl TestOutput {
+    /// Reads a line of libtest's output: the counts, and what stands between `---- NAME stdout ----`
+    /// and the next such line or the list of failures.
+    fn add_line(&mut self, line: &str) {
+        self.tally.add_line(line);
+        let begins = line.starts_with("---- ") && line.ends_with(" ----");
+        if begins || line == "failures:" {
+            self.end_failure();
+        }
+        if begins {
+            self.failure = Some(vec![line.to_owned()]);
+        } else if let Some(failure) = &mut self.failure {
+            failure.push(line.to_owned());
+            if failure.len() > MAX_FAILURE_LINES {
+                failure.remove(1);
+            }
+        }
+    }
+
+    fn end_failure(&mut self) {
+        if let Some(lines) = self.failure.take() {
+            self.failure_reports
+                .push(lines.join("\n").trim_end().to_owned());
+        }
+    }
 }
 
 /// The test counts in the output of test programs.
@@ -313,6 +363,45 @@ mod tests {
             Tally {
                 passed: 15,
                 failed: 1
+            }
+        );
+    }
+
+    #[test]
+    fn what_failed_tests_said_is_kept() {
+        let mut output = TestOutput::default();
+        let long = (0..100).map(|line| format!("line {line}"));
+        let lines = [
+            "test a ... ok",
+            "test b ... FAILED",
+            "",
+            "failures:",
+            "",
+            "---- b stdout ----",
+            "expected 1",
+            "",
+            "---- c stdout ----",
+        ]
+        .map(str::to_owned);
+        let end = [
+            "",
+            "failures:",
+            "    b",
+            "    c",
+            "test result: FAILED. 1 passed; 2 failed;",
+        ];
+        for line in lines.into_iter().chain(long).chain(end.map(str::to_owned)) {
+            output.add_line(&line);
+        }
+        let [b, c] = output.failure_reports.try_into().unwrap();
+        assert_eq!(b, "---- b stdout ----\nexpected 1");
+        assert!(c.starts_with("---- c stdout ----\nline 7"), "{c}");
+        assert!(c.ends_with("line 99"), "{c}");
+        assert_eq!(
+            output.tally,
+            Tally {
+                passed: 1,
+                failed: 2
             }
         );
     }
