@@ -45,6 +45,15 @@ impl ServiceBudget {
     }
 }
 
+/// Maximum of [`used_fraction`]: beyond it the number says nothing more.
+const MAX_USED_FRACTION: f64 = 1e6;
+
+/// The used fraction of an allotment, in errors: 1 means all of it, and the maximum is 1,000,000.
+/// `None` if the allotment is 0.
+pub fn used_fraction(spent: f64, allotment: f64) -> Option<f64> {
+    (allotment > 0.0).then(|| (spent / allotment).min(MAX_USED_FRACTION))
+}
+
 /// State of the service's error budget with respect to releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -155,6 +164,14 @@ mod tests {
         let budget = ServiceBudget::new(0.001, 1e6, 5000.0);
         assert_eq!(budget.remaining, -4000.0);
         assert_eq!(budget.allotment(&AllotmentShare::default()), 0.0);
+    }
+
+    #[test]
+    fn the_used_fraction_is_finite_however_small_the_allotment_is() {
+        assert_eq!(used_fraction(3.0, 12.0), Some(0.25));
+        assert_eq!(used_fraction(3.0, 0.0), None);
+        assert_eq!(used_fraction(4.4e15, 7.3e-301), Some(MAX_USED_FRACTION));
+        assert_eq!(used_fraction(0.0, 7.3e-301), Some(0.0));
     }
 
     #[test]

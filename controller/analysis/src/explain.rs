@@ -3,6 +3,7 @@
 //! No sentence may read like "99 % sure that it is bad". The bound applies to the frequency of
 //! rolling back good releases.
 
+use crate::budget::used_fraction;
 pub use crate::format::{bucket_edge, duration, e_value, percent, rate, share, thousands};
 use crate::format::{significant, two_digits};
 use crate::latency::{EdgeEvidence, GUARD_WEIGHT, LatencyGuardEvidence};
@@ -51,7 +52,8 @@ pub fn endpoint_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
 
 /// "This rollout has used 37 of its 5,184 allotted errors (0.7 %)."
 pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
-    let allotment = evidence.allotment.filter(|allotment| *allotment > 0.0)?;
+    let allotment = evidence.allotment?;
+    let used = used_fraction(evidence.spent, allotment)?;
     // Small numbers get one decimal, to match the share in percent.
     let spent = if evidence.spent < 10.0 {
         (evidence.spent * 10.0).round() / 10.0
@@ -62,7 +64,7 @@ pub fn budget_sentence(evidence: &ObjectiveEvidence) -> Option<String> {
         "This rollout has used {} of its {} allotted errors ({}).",
         thousands(spent),
         thousands(allotment.floor()),
-        share(evidence.spent / allotment)
+        share(used)
     ))
 }
 

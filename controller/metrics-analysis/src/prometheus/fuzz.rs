@@ -67,6 +67,16 @@ fn is_sane(result: &Result<Answer, QueryError>, charged: usize) -> Result<(), Te
     Ok(())
 }
 
+#[test]
+fn what_the_smallest_answers_allocate_is_counted() {
+    let series = json!([{"metric": {}, "values": [[0.0, "0"]]}]);
+    for (result_type, result) in [("scalar", json!([0.0, "0"])), ("matrix", series)] {
+        let data = json!({"resultType": result_type, "result": result});
+        let answer = json!({"status": "success", "data": data});
+        check(answer.to_string().as_bytes()).unwrap();
+    }
+}
+
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(vec![

@@ -34,7 +34,9 @@ pub(super) const GROWTH: usize = 3;
 /// Overhead of an allocation, at most.
 pub(super) const ALLOCATION: usize = 24;
 /// Size of a series without labels and samples.
-pub(super) const SERIES: usize = GROWTH * size_of::<Series>();
+const SERIES: usize = GROWTH * size_of::<Series>();
+/// The first allocation of a vector of series, which has room for four.
+const FIRST_SERIES: usize = 4 * size_of::<Series>() + ALLOCATION;
 /// Size of a sample in a series that is complete, and in one that grows.
 pub(super) const SAMPLE: usize = size_of::<(i64, f64)>();
 pub(super) const GROWING_SAMPLE: usize = GROWTH * SAMPLE;
@@ -106,7 +108,11 @@ impl<'m> Meter<'m> {
             let limit = self.limits.series;
             return Err(QueryError::TooLarge(format!("more than {limit} series")));
         }
-        self.charge(SERIES)
+        self.charge(if self.series == 1 {
+            FIRST_SERIES
+        } else {
+            SERIES
+        })
     }
 
     /// Counts bytes of memory.

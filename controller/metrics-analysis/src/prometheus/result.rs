@@ -253,6 +253,12 @@ impl<'de> Visitor<'de> for ElementSeed<'_, '_> {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        if self.result.pair.1.is_none() {
+            // It becomes a series with one sample.
+            let counted = self.meter.count_series();
+            counted.map_err(|error| self.meter.stop(error))?;
+            self.meter.charge_or_stop(SAMPLE + ALLOCATION)?;
+        }
         self.result.pair.1 = Some(value.parse().map_or(ScalarValue::Text, ScalarValue::Number));
         Ok(())
     }
