@@ -25,8 +25,7 @@ fn claimed(set: &Objects<'_>, object: &Value) -> Vec<String> {
             ]
         }
         ("flagger.app", "Canary") => {
-            let name = text(&spec["service"]["name"]).or_else(|| text(&spec["targetRef"]["name"]));
-            vec![name]
+            vec![crate::flagger::apex_name(object).map(ToOwned::to_owned)]
         }
         ("rollouts.kruise.io", "Rollout") => {
             let routings = spec["strategy"]["canary"]["trafficRoutings"].as_array();

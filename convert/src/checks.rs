@@ -33,7 +33,10 @@ pub(crate) type Arguments = BTreeMap<String, Argument>;
 /// `spec.analysis` in progress.
 #[derive(Debug, Default)]
 pub(crate) struct AnalysisDraft {
+    /// The phase of the checks that are added. `None` for the whole release.
+    pub phase: Option<&'static str>,
     address: Option<String>,
+    bake_time: Option<String>,
     objectives: Vec<Value>,
     checks: Vec<Value>,
 }
@@ -57,9 +60,17 @@ impl AnalysisDraft {
         }
     }
 
+    /// Sets the length of the bake.
+    pub fn set_bake_time(&mut self, duration: String) {
+        self.bake_time = Some(duration);
+    }
+
     /// Adds a check or an objective, and returns its name. An equal entry is not added twice.
-    pub fn add(&mut self, entry: Map<String, Value>) -> Result<String, String> {
+    pub fn add(&mut self, mut entry: Map<String, Value>) -> Result<String, String> {
         let is_objective = entry.contains_key("objective");
+        if let Some(phase) = self.phase.filter(|_| !is_objective) {
+            entry.insert("phase".to_owned(), json!(phase));
+        }
         let (list, limit) = if is_objective {
             (&mut self.objectives, MAX_OBJECTIVES)
         } else {
@@ -96,6 +107,9 @@ impl AnalysisDraft {
         let mut analysis = Map::new();
         if let Some(address) = self.address {
             analysis.insert("prometheus".to_owned(), json!({"address": address}));
+        }
+        if let Some(duration) = self.bake_time {
+            analysis.insert("bakeTime".to_owned(), json!(duration));
         }
         for (field, list) in [("objectives", self.objectives), ("checks", self.checks)] {
             if !list.is_empty() {

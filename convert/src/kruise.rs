@@ -39,8 +39,8 @@ pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
     if strategy.has("blueGreen") {
         draft.notes.not_yet(
             "spec.strategy.blueGreen",
-            "blue/green is not supported",
-            "keep it on OpenKruise",
+            "blue/green is not converted, because it switches in steps there",
+            "write spec.strategy.blueGreen by hand",
         );
         draft.is_refused = true;
         return draft.finish();

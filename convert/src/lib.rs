@@ -20,9 +20,11 @@ mod note;
 mod objects;
 mod promql;
 mod rollout;
+mod server_fields;
 
 pub use note::{Note, NoteLevel};
 pub use objects::{ObjectId, is_convertible};
+pub use server_fields::remove_server_fields;
 
 use objects::Objects;
 use serde_json::Value;
@@ -77,11 +79,15 @@ pub fn convert(objects: &[Value], options: &Options) -> Vec<Conversion> {
         .map(|(index, object)| convert_one(&set, index, object))
         .collect();
     objects::mark_used(&set, &mut results);
+    flagger::generated::keep_unconverted(&set, objects, &mut results);
     results
 }
 
 fn convert_one(set: &Objects<'_>, index: usize, object: &Value) -> Conversion {
     let source = ObjectId::new(object);
+    if let Some(conversion) = flagger::generated::convert(set, &source, object) {
+        return conversion;
+    }
     let draft = match source.group_and_kind() {
         ("argoproj.io", "Rollout") => argo::convert(set, object),
         ("argoproj.io", "AnalysisTemplate" | "ClusterAnalysisTemplate")
@@ -101,6 +107,7 @@ fn convert_one(set: &Objects<'_>, index: usize, object: &Value) -> Conversion {
         ("apps", "Deployment") if !set.is_referenced_deployment(object) => {
             deployment::convert(set, object)
         }
+        ("", "Service") if let Some(written) = argo::service::convert(object) => written,
         ("autoscaling", "HorizontalPodAutoscaler") => {
             return objects::retarget_autoscaler(set, source, object);
         }

@@ -2,25 +2,100 @@
 
 use serde_json::{Value, json};
 
-use crate::http_route::{NGINX, from_ingress, gateway_parent};
+pub(crate) use crate::http_route::NGINX as PREFIX;
+use crate::http_route::{from_ingress, gateway_parent};
 use crate::note::{Notes, Translation};
 use crate::objects::{Objects, ingress_backends};
 
 /// Whether an Ingress has the annotation of a canary.
 pub(crate) fn is_canary(ingress: &Value) -> bool {
-    ingress["metadata"]["annotations"][format!("{NGINX}canary")] == "true"
+    ingress["metadata"]["annotations"][format!("{PREFIX}canary")] == "true"
+}
+
+/// Annotations of the main Ingress that a canary Ingress does not inherit. The others it does, or they
+/// are ignored in it.
+const NOT_INHERITED: [&str; 2] = ["load-balance", "upstream-hash-by"];
+
+/// A canary Ingress for the hosts and paths of `ingress` that lead to the Service `stable`. `None` if
+/// none does.
+pub(crate) fn canary_ingress(ingress: &Value, stable: &str, canary: &str) -> Option<Value> {
+    let of_stable = |path: &Value| {
+        let mut path = path.clone();
+        let name = path.pointer_mut("/backend/service/name")?;
+        if name != stable {
+            return None;
+        }
+        *name = json!(canary);
+        Some(path)
+    };
+    let rules = ingress["spec"]["rules"].as_array().into_iter().flatten();
+    let rules = rules.filter_map(|rule| {
+        let paths = rule["http"]["paths"].as_array().into_iter().flatten();
+        let paths: Vec<Value> = paths.filter_map(of_stable).collect();
+        let mut rule = rule.clone();
+        rule["http"]["paths"] = json!(paths);
+        (!paths.is_empty()).then_some(rule)
+    });
+    let rules: Vec<Value> = rules.collect();
+    if rules.is_empty() {
+        return None;
+    }
+    let metadata = &ingress["metadata"];
+    let mut annotations = json!({(format!("{PREFIX}canary")): "true"});
+    let kept = NOT_INHERITED.map(|short| format!("{PREFIX}{short}"));
+    for key in kept
+        .into_iter()
+        .chain(["kubernetes.io/ingress.class".to_owned()])
+    {
+        if let Some(value) = metadata["annotations"].get(&key) {
+            annotations[key] = value.clone();
+        }
+    }
+    let name = metadata["name"].as_str().unwrap_or_default();
+    let mut made = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": format!("{name}-canary"), "annotations": annotations},
+        "spec": {"rules": rules},
+    });
+    for (object, field) in [
+        ("metadata", "namespace"),
+        ("metadata", "labels"),
+        ("spec", "ingressClassName"),
+        ("spec", "tls"),
+    ] {
+        let value = &ingress[object][field];
+        if !value.is_null() {
+            made[object][field] = value.clone();
+        }
+    }
+    Some(made)
+}
+
+/// Keeps a canary Ingress, which a Rollout can name.
+fn keep_unclaimed(canary: &Value, field: &str) -> Translation {
+    let mut notes = Notes::default();
+    let name = canary["metadata"]["name"].as_str().unwrap_or_default();
+    notes.changed(
+        field,
+        "a Rollout that names this Ingress sets its weight, which is 0 while no release is in progress",
+        format!(
+            "set trafficRouting.nginx.canaryIngress: {name} in the Rollout of its main Ingress, and \
+             its backend as canaryService"
+        ),
+    );
+    Translation {
+        outputs: vec![canary.clone()],
+        notes,
+    }
 }
 
 /// Converts the canary Ingress and the primary Ingress of the same host to an HTTPRoute with two
 /// weighted backends.
 pub(crate) fn convert_unclaimed(set: &Objects<'_>, canary: &Value) -> Translation {
-    let field = format!("metadata.annotations.{NGINX}canary");
+    let field = format!("metadata.annotations.{PREFIX}canary");
     let Some(parent) = gateway_parent(set) else {
-        return Translation::refused(
-            &field,
-            "Serin does not write the canary annotations of ingress-nginx",
-            "convert with --gateway NAMESPACE/NAME to move the traffic to an HTTPRoute of that Gateway",
-        );
+        return keep_unclaimed(canary, &field);
     };
     let namespace = canary["metadata"]["namespace"].as_str();
     let host = &canary["spec"]["rules"][0]["host"];
@@ -40,9 +115,9 @@ pub(crate) fn convert_unclaimed(set: &Objects<'_>, canary: &Value) -> Translatio
         );
     };
     let annotations = &canary["metadata"]["annotations"];
-    let weight = annotations[format!("{NGINX}canary-weight")].as_str();
+    let weight = annotations[format!("{PREFIX}canary-weight")].as_str();
     let weight: i64 = weight.and_then(|weight| weight.parse().ok()).unwrap_or(0);
-    let total = annotations[format!("{NGINX}canary-weight-total")].as_str();
+    let total = annotations[format!("{PREFIX}canary-weight-total")].as_str();
     let total: i64 = total.and_then(|total| total.parse().ok()).unwrap_or(100);
     let mut notes = Notes::default();
     let mut routes = from_ingress(set, primary, &parent, &mut notes);

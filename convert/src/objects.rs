@@ -172,7 +172,8 @@ impl<'a> Objects<'a> {
     }
 }
 
-fn is_in(object: &Value, namespace: Option<&str>) -> bool {
+/// Whether an object is in a namespace. Without a namespace it is in any.
+pub(crate) fn is_in(object: &Value, namespace: Option<&str>) -> bool {
     let own = object["metadata"]["namespace"].as_str();
     own.is_none() || namespace.is_none() || own == namespace
 }

@@ -5,15 +5,7 @@ use serin_crds::RolloutSpec;
 
 use crate::checks::AnalysisDraft;
 use crate::note::{Notes, Translation};
-
-/// Annotations of other controllers and clients, which mean nothing to Serin.
-const FOREIGN_ANNOTATIONS: [&str; 5] = [
-    "kubectl.kubernetes.io/last-applied-configuration",
-    "rollout.argoproj.io/",
-    "deployment.kubernetes.io/",
-    "rollouts.kruise.io/",
-    "notifications.argoproj.io/",
-];
+use crate::server_fields::remove_foreign_annotations;
 
 /// A Rollout in progress.
 #[derive(Debug, Default)]
@@ -21,6 +13,8 @@ pub(crate) struct RolloutDraft {
     pub metadata: Value,
     pub spec: Map<String, Value>,
     pub canary: Map<String, Value>,
+    /// The blue/green strategy. `None` for a canary.
+    pub blue_green: Option<Map<String, Value>>,
     pub steps: Vec<Value>,
     pub analysis: AnalysisDraft,
     pub notes: Notes,
@@ -91,8 +85,11 @@ impl RolloutDraft {
         if let Some(analysis) = self.analysis.into_value() {
             self.spec.insert("analysis".to_owned(), analysis);
         }
-        self.spec
-            .insert("strategy".to_owned(), json!({"canary": self.canary}));
+        let strategy = match self.blue_green {
+            Some(blue_green) => json!({"blueGreen": blue_green}),
+            None => json!({"canary": self.canary}),
+        };
+        self.spec.insert("strategy".to_owned(), strategy);
         let spec = Value::Object(self.spec);
         let name = self.metadata["name"].as_str().unwrap_or_default();
         let problems = problems(&spec, name);
@@ -146,27 +143,18 @@ fn metadata(source: &Value, notes: &mut Notes) -> Value {
             metadata.insert(field.to_owned(), from[field].clone());
         }
     }
-    if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
-        if annotations
+    if let Some(Value::Object(annotations)) = metadata.get("annotations")
+        && annotations
             .keys()
             .any(|key| key.starts_with("notifications.argoproj.io/"))
-        {
-            notes.not_yet(
-                "metadata.annotations",
-                "Serin sends no notifications yet",
-                "alert on the metrics and Events of the controller",
-            );
-        }
-        let is_foreign = |key: &str| {
-            FOREIGN_ANNOTATIONS
-                .iter()
-                .any(|prefix| key.starts_with(prefix))
-        };
-        annotations.retain(|key, _| !is_foreign(key));
-        if annotations.is_empty() {
-            metadata.remove("annotations");
-        }
+    {
+        notes.not_yet(
+            "metadata.annotations",
+            "Serin sends no notifications yet",
+            "alert on the metrics and Events of the controller",
+        );
     }
+    remove_foreign_annotations(&mut metadata);
     if from["name"].is_null() && !from["generateName"].is_null() {
         notes.lost(
             "metadata.generateName",

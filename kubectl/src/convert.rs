@@ -103,7 +103,8 @@ fn print_yaml(
         let source = describe(conversion);
         let source = printable(&source);
         match conversion.outcome {
-            Outcome::Absorbed => continue,
+            Outcome::Absorbed if conversion.notes.is_empty() => continue,
+            Outcome::Absorbed => writeln!(out, "---\n# {source} was left out:")?,
             Outcome::Unchanged if document.text.is_empty() => {
                 write!(out, "---\n{}", yaml(&document.object)?)?;
                 continue;
@@ -237,7 +238,8 @@ fn print_report(
 ) -> Result<(), CliError> {
     writeln!(out, "{}\n", summary(conversions))?;
     for (document, conversion) in documents.objects.iter().zip(conversions) {
-        if matches!(conversion.outcome, Outcome::Unchanged | Outcome::Absorbed) {
+        let is_replaced = conversion.outcome == Outcome::Absorbed && conversion.notes.is_empty();
+        if is_replaced || conversion.outcome == Outcome::Unchanged {
             continue;
         }
         let line = format!(

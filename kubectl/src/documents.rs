@@ -4,19 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use serin_convert::remove_server_fields;
 
 use crate::exit::{CliError, Exit};
 use crate::manifest::yaml_error;
-
-/// Fields that the API server adds to an object.
-const SERVER_FIELDS: [&str; 6] = [
-    "managedFields",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "selfLink",
-];
 
 /// One object and where it was written.
 #[derive(Clone, Debug)]
@@ -155,21 +146,6 @@ impl Documents {
             });
         }
     }
-}
-
-/// Removes what the API server added. Returns whether there was any of it.
-fn remove_server_fields(object: &mut Value) -> bool {
-    let mut removed = false;
-    let status = object
-        .as_object_mut()
-        .and_then(|fields| fields.remove("status"));
-    removed |= status.is_some();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in SERVER_FIELDS {
-            removed |= metadata.remove(field).is_some();
-        }
-    }
-    removed
 }
 
 /// The documents of a text, each with the number of lines before it.

@@ -233,7 +233,7 @@ fn a_threshold_from_an_argument_is_inserted() {
 
 #[test]
 fn a_router_that_serin_does_not_write_is_refused_without_a_gateway() {
-    for fixture in ["argo-nginx.yaml", "argo-istio.yaml", "flagger-istio.yaml"] {
+    for fixture in ["argo-istio-subsets.yaml", "flagger-istio.yaml"] {
         let refused = first(fixture, &Options::default());
         assert_eq!(refused.outcome, Outcome::NotConverted, "{fixture}");
         assert!(
@@ -251,6 +251,137 @@ fn a_router_that_serin_does_not_write_is_refused_without_a_gateway() {
             converted.notes
         );
     }
+}
+
+#[test]
+fn a_stable_ingress_keeps_its_traffic_with_a_canary_ingress() {
+    let converted = first("argo-nginx.yaml", &Options::default());
+    assert_eq!(converted.outcome, Outcome::Whole, "{:?}", converted.notes);
+    let routing = &converted.outputs[0]["spec"]["strategy"]["canary"]["trafficRouting"];
+    assert_eq!(*routing, json!({"nginx": {"canaryIngress": "cart-canary"}}));
+    let service = json!({"name": "cart-canary", "port": {"name": "http"}});
+    let path = json!({"path": "/", "pathType": "Prefix", "backend": {"service": service}});
+    assert_eq!(
+        converted.outputs[1],
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {
+                "name": "cart-canary", "annotations": {"nginx.ingress.kubernetes.io/canary": "true"},
+            },
+            "spec": {
+                "ingressClassName": "nginx",
+                "tls": [{"hosts": ["cart.example"], "secretName": "cart-tls"}],
+                "rules": [{"host": "cart.example", "http": {"paths": [path]}}],
+            },
+        })
+    );
+}
+
+#[test]
+fn a_stable_ingress_that_is_not_in_the_input_or_not_the_only_one_is_refused() {
+    let mut without = objects("argo-nginx.yaml");
+    without.pop();
+    let mut several = objects("argo-nginx.yaml");
+    let routing = &mut several[0]["spec"]["strategy"]["canary"]["trafficRouting"];
+    *routing = json!({"nginx": {"stableIngresses": ["cart", "other"]}});
+    for objects in [without, several] {
+        let refused = convert(&objects, &Options::default()).remove(0);
+        assert_eq!(refused.outcome, Outcome::NotConverted);
+        assert!(
+            note(&refused, "nginx")
+                .message
+                .contains("the only stable Ingress")
+        );
+    }
+}
+
+#[test]
+fn the_parts_of_a_large_total_stay_exact_in_a_canary_ingress() {
+    let mut objects = objects("argo-nginx.yaml");
+    let canary = &mut objects[0]["spec"]["strategy"]["canary"];
+    canary["trafficRouting"]["maxTrafficWeight"] = json!(1000);
+    canary["trafficRouting"]["nginx"]["additionalIngressAnnotations"] =
+        json!({"canary-by-header": "X-Beta", "limit-rps": "5"});
+    canary["steps"] = json!([{"setWeight": 125}]);
+    let converted = convert(&objects, &Options::default()).remove(0);
+    assert_eq!(
+        converted.outputs[0]["spec"]["strategy"]["canary"]["steps"],
+        json!([{"setWeight": 12.5}])
+    );
+    assert_eq!(
+        converted.outputs[1]["metadata"]["annotations"],
+        json!({
+            "nginx.ingress.kubernetes.io/canary": "true",
+            "nginx.ingress.kubernetes.io/canary-weight-total": "1000",
+            "nginx.ingress.kubernetes.io/limit-rps": "5",
+        })
+    );
+    let header = note(&converted, "additionalIngressAnnotations");
+    assert!(header.message.contains("canary-by-header"), "{header:?}");
+}
+
+#[test]
+fn a_traefik_service_and_an_apisix_route_of_argo_are_kept() {
+    for (router, expected) in [
+        (
+            json!({"traefik": {"weightedTraefikServiceName": "cart"}}),
+            json!({"traefik": {"traefikServices": [{"name": "cart"}]}}),
+        ),
+        (
+            json!({"apisix": {"route": {"name": "cart", "rules": ["api"]}}}),
+            json!({"apisix": {"apisixRoutes": [{"name": "cart", "rules": ["api"]}]}}),
+        ),
+    ] {
+        let mut objects = objects("argo-nginx.yaml");
+        objects[0]["spec"]["strategy"]["canary"]["trafficRouting"] = router;
+        let converted = convert(&objects, &Options::default()).remove(0);
+        assert_eq!(converted.outcome, Outcome::Whole, "{:?}", converted.notes);
+        let routing = &converted.outputs[0]["spec"]["strategy"]["canary"]["trafficRouting"];
+        assert_eq!(*routing, expected);
+    }
+}
+
+#[test]
+fn a_canary_ingress_without_a_gateway_is_kept_for_a_rollout_to_name() {
+    let results = convert(&objects("nginx-canary.yaml"), &Options::default());
+    assert_eq!(
+        results[1].outputs,
+        [objects("nginx-canary.yaml")[1].clone()]
+    );
+    let fix = &note(&results[1], "canary").fix;
+    assert!(fix.contains("canaryIngress: blog-canary"), "{fix}");
+}
+
+#[test]
+fn virtual_services_that_split_between_hosts_are_kept() {
+    let routing = |options: &Options| {
+        rollout("argo-istio.yaml", options)["spec"]["strategy"]["canary"]["trafficRouting"].clone()
+    };
+    assert_eq!(
+        routing(&Options::default()),
+        json!({"istio": {"virtualServices": [{"name": "prices", "routes": ["primary"]}]}})
+    );
+    assert_eq!(
+        routing(&with_gateway()),
+        json!({"gatewayAPI": {"httpRoute": "prices"}})
+    );
+}
+
+#[test]
+fn routes_of_all_kinds_of_the_gateway_api_plugin_are_kept() {
+    let mut objects = objects("argo-gateway-api.yaml");
+    let canary = &mut objects[0]["spec"]["strategy"]["canary"];
+    canary["trafficRouting"]["plugins"]["argoproj-labs/gatewayAPI"] =
+        json!({"httpRoute": "web", "grpcRoutes": [{"name": "api"}], "tcpRoute": "raw"});
+    let converted = convert(&objects, &Options::default()).remove(0);
+    let mut outputs = converted.outputs.iter();
+    let rollout = outputs.find(|output| output["kind"] == "Rollout").unwrap();
+    assert_eq!(
+        rollout["spec"]["strategy"]["canary"]["trafficRouting"],
+        json!({"gatewayAPI": {
+            "httpRoutes": [{"name": "web"}], "grpcRoutes": [{"name": "api"}], "tcpRoutes": [{"name": "raw"}],
+        }})
+    );
 }
 
 #[test]
@@ -275,14 +406,29 @@ fn an_ingress_becomes_a_route_of_the_gateway() {
 
 #[test]
 fn what_serin_cannot_do_is_not_converted() {
-    for (fixture, field) in [
-        ("argo-blue-green.yaml", "spec.strategy.blueGreen"),
-        ("flagger-ab-testing.yaml", "spec.analysis.iterations"),
-    ] {
-        let refused = first(fixture, &with_gateway());
-        assert_eq!(refused.outcome, Outcome::NotConverted, "{fixture}");
-        assert_eq!(note(&refused, field).level, NoteLevel::NotYet);
-    }
+    let refused = first("flagger-ab-testing.yaml", &with_gateway());
+    assert_eq!(refused.outcome, Outcome::NotConverted);
+    let note = note(&refused, "spec.analysis.iterations");
+    assert_eq!(note.level, NoteLevel::NotYet);
+}
+
+#[test]
+fn blue_green_of_argo_keeps_its_services_and_its_analysis_in_both_phases() {
+    let conversion = first("argo-blue-green.yaml", &Options::default());
+    let spec = &conversion.outputs[0]["spec"];
+    assert_eq!(
+        spec["strategy"],
+        json!({"blueGreen": {
+            "activeService": "billing", "previewService": "billing-preview",
+            "previewReplicaCount": 1, "autoPromotionEnabled": false, "scaleDownDelaySeconds": 60,
+        }})
+    );
+    let checks = spec["analysis"]["checks"].as_array().unwrap();
+    let phases: Vec<_> = checks.iter().map(|check| &check["phase"]).collect();
+    assert_eq!(phases, ["beforePromotion", "bake"]);
+    assert!(spec["analysis"]["bakeTime"].is_string(), "{spec:#}");
+    let limit = note(&conversion, "scaleDownDelayRevisionLimit");
+    assert_eq!(limit.level, NoteLevel::NotYet);
 }
 
 #[test]
@@ -328,8 +474,85 @@ fn a_canary_of_flagger_keeps_its_deployment_weights_and_thresholds() {
 }
 
 #[test]
+fn what_flagger_generated_in_a_cluster_is_no_release_of_its_own() {
+    let results = convert(&objects("flagger-live.yaml"), &with_gateway());
+    let outputs: Vec<&Value> = results.iter().flat_map(|result| &result.outputs).collect();
+    let names: Vec<String> = outputs
+        .iter()
+        .map(|output| format!("{}/{}", output["kind"], output["metadata"]["name"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "Rollout/store",
+            "HTTPRoute/store",
+            "Deployment/store",
+            "Service/store",
+            "Service/store-canary",
+            "HorizontalPodAutoscaler/store",
+        ]
+    );
+    assert_eq!(
+        outputs[1]["spec"]["rules"][0]["backendRefs"],
+        json!([{"name": "store", "port": 8080}])
+    );
+    assert_eq!(outputs[2]["spec"]["replicas"], 3);
+    assert_eq!(
+        outputs[2]["metadata"],
+        json!({"name": "store", "namespace": "web"})
+    );
+    assert_eq!(outputs[3]["spec"]["selector"], json!({"app": "store"}));
+    assert_eq!(
+        outputs[3]["metadata"],
+        json!({"name": "store", "namespace": "web", "labels": {"app": "store"}})
+    );
+    for output in outputs {
+        assert!(
+            output["metadata"].get("ownerReferences").is_none(),
+            "{output:#}"
+        );
+    }
+    let (code, out, err) = run(&[
+        "convert",
+        "-f",
+        "flagger-live.yaml",
+        "--indicator",
+        "traefik",
+    ]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("# Deployment.apps web/store-primary was left out:\n# changed:"),
+        "{out}"
+    );
+    let mut lines = out.lines().map(str::trim_start);
+    let is_of_the_server = |line: &str| {
+        let fields = ["resourceVersion:", "ownerReferences:", "uid:", "status:"];
+        fields.iter().any(|field| line.starts_with(field))
+    };
+    assert_eq!(lines.find(|line| is_of_the_server(line)), None, "{out}");
+}
+
+#[test]
+fn a_release_in_progress_of_flagger_is_reported() {
+    let mut objects = objects("flagger-live.yaml");
+    let idle = convert(&objects, &with_gateway()).remove(0);
+    assert!(
+        idle.notes.iter().all(|note| note.field != "spec.targetRef"),
+        "{:?}",
+        idle.notes
+    );
+    objects[1]["spec"]["template"]["spec"]["containers"][0]["image"] = json!("store:2.0");
+    let busy = convert(&objects, &with_gateway()).remove(0);
+    assert_eq!(note(&busy, "spec.targetRef").level, NoteLevel::Changed);
+}
+
+#[test]
 fn an_autoscaler_scales_the_rollout() {
-    for fixture in ["flagger-gateway-api.yaml", "deployment.yaml"] {
+    for fixture in [
+        "flagger-gateway-api.yaml",
+        "flagger-live.yaml",
+        "deployment.yaml",
+    ] {
         let results = convert(&objects(fixture), &with_gateway());
         let autoscaler = results.last().unwrap();
         assert_eq!(
@@ -418,10 +641,10 @@ fn the_program_prints_yaml_with_notes_and_keeps_comments() {
     let mut again = Documents::default();
     again.parse(&out, "out");
     assert_eq!((again.objects.len(), again.problems.len()), (2, 0), "{out}");
-    let (code, out, _) = run(&["convert", "-f", "argo-blue-green.yaml"]);
+    let (code, out, _) = run(&["convert", "-f", "flagger-ab-testing.yaml"]);
     assert_eq!(code, 1);
     assert!(
-        out.contains("was not converted") && out.contains("not yet: spec.strategy.blueGreen"),
+        out.contains("was not converted") && out.contains("not yet: spec.analysis.iterations"),
         "{out}"
     );
     let (code, ..) = run(&["convert", "-f", "does-not-exist.yaml"]);
@@ -454,7 +677,7 @@ fn the_report_counts_a_folder_and_names_objectives_that_are_too_strict() {
         "{out}"
     );
     assert!(
-        out.contains("Rollout.argoproj.io billing: not converted"),
+        out.contains("Rollout.argoproj.io billing: with notes"),
         "{out}"
     );
 }
@@ -486,6 +709,77 @@ kind: [
     let (_, json, _) = run(&["lint", "-f", file.to_str().unwrap(), "-o", "json"]);
     let findings: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(findings[0]["severity"], "error", "{findings}");
+}
+
+/// The findings of lint on a file.
+fn findings(file: &Path) -> Vec<Value> {
+    let (_, json, _) = run(&["lint", "-f", file.to_str().unwrap(), "-o", "json"]);
+    serde_json::from_str(&json).unwrap()
+}
+
+#[test]
+fn every_router_example_is_clean_and_a_wrong_backend_or_name_in_it_is_found() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let folder = tempfile::tempdir().unwrap();
+    for (name, kind) in [
+        ("catalog", "GRPCRoute"),
+        ("vault", "TLSRoute"),
+        ("broker", "TCPRoute"),
+        ("checkout", "VirtualService"),
+        ("blog", "TraefikService"),
+    ] {
+        let file = match kind {
+            "VirtualService" => examples.join("router-istio.yaml"),
+            "TraefikService" => examples.join("router-traefik.yaml"),
+            _ => examples.join(format!("router-{}.yaml", kind.to_lowercase())),
+        };
+        assert_eq!(findings(&file), Vec::<Value>::new(), "{}", file.display());
+        let text = std::fs::read_to_string(&file).unwrap();
+        let edited = folder.path().join("edited.yaml");
+        let message_after = |from: String, to: &str| {
+            assert!(text.contains(&from), "{from} is not in {}", file.display());
+            std::fs::write(&edited, text.replace(&from, to)).unwrap();
+            let found = findings(&edited);
+            assert_eq!(found.len(), 1, "{found:?}");
+            found[0].to_string()
+        };
+        let backend = match kind {
+            "VirtualService" => format!("host: {name},"),
+            "TraefikService" => format!("services: [{{name: {name},"),
+            _ => format!("backendRefs: [{{name: {name},"),
+        };
+        let other_backend = backend.replace(name, "other");
+        let message = message_after(backend, &other_backend);
+        let expected = format!("Service `{name}` is not a backend");
+        assert!(
+            message.contains(&expected) && message.contains(kind),
+            "{message}"
+        );
+        let route = format!("kind: {kind}\nmetadata:\n  name: {name}\n");
+        let message = message_after(route.clone(), &route.replace(name, "other"));
+        let expected = format!("{kind} {name} is not in these files");
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
+#[test]
+fn the_example_of_a_canary_ingress_is_clean_and_a_main_ingress_in_its_place_is_found() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let file = examples.join("router-nginx.yaml");
+    assert_eq!(findings(&file), Vec::<Value>::new());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let edited = folder.path().join("edited.yaml");
+    let name = "canaryIngress: shop-canary";
+    assert!(text.contains(name));
+    std::fs::write(&edited, text.replace(name, "canaryIngress: shop")).unwrap();
+    let found = findings(&edited);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let message = found[0].to_string();
+    assert!(
+        message.contains("has no annotation nginx.ingress.kubernetes.io/canary"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -112,7 +112,7 @@ pub(super) fn step(
     draft.steps.push(step);
 }
 
-fn convert(
+pub(super) fn convert(
     set: &Objects<'_>,
     analysis: &mut Fields,
     names: &Names,

@@ -1,7 +1,10 @@
 //! Rollouts of Argo Rollouts.
 
 mod analysis;
+mod blue_green;
+mod native_routers;
 mod routing;
+pub(crate) mod service;
 mod steps;
 
 use serde_json::{Value, json};
@@ -41,14 +44,11 @@ pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
     // Limits of AnalysisRun objects, which Serin does not have.
     spec.ignore(&["analysis"]);
     let mut strategy = spec.object("strategy").unwrap_or_default();
-    if strategy.has("blueGreen") {
-        draft.notes.not_yet(
-            "spec.strategy.blueGreen",
-            "blue/green is not supported",
-            "keep it on Argo Rollouts, or write a canary with a router: setCanaryScale {weight: \
-             100}, pause: {}, setWeight: 100",
-        );
-        draft.is_refused = true;
+    if let Some(mut blue_green) = strategy.object("blueGreen") {
+        blue_green::convert(set, object, &mut blue_green, &mut draft);
+        blue_green.finish(&mut draft.notes);
+        strategy.finish(&mut draft.notes);
+        spec.finish(&mut draft.notes);
         return draft.finish();
     }
     let mut canary = strategy.object("canary").unwrap_or_default();
@@ -212,6 +212,10 @@ fn limits(canary: &mut Fields, draft: &mut RolloutDraft) {
             .insert("replicaProgressThreshold".to_owned(), value);
         threshold.finish(&mut draft.notes);
     }
+    anti_affinity(canary, draft);
+}
+
+fn anti_affinity(canary: &mut Fields, draft: &mut RolloutDraft) {
     let Some(anti_affinity) = canary.take("antiAffinity") else {
         return;
     };

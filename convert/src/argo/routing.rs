@@ -1,8 +1,8 @@
 //! Traffic routers of Argo Rollouts.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Names;
+use super::{Names, native_routers};
 use crate::fields::Fields;
 use crate::http_route::{from_ingress, gateway_parent, http_route, plain_rule, service_port};
 use crate::objects::Objects;
@@ -10,7 +10,7 @@ use crate::rollout::RolloutDraft;
 
 /// Router of Argo Rollouts and its name for people.
 const ROUTERS: [(&str, &str); 8] = [
-    ("istio", "an Istio VirtualService"),
+    ("istio", "the subsets of an Istio DestinationRule"),
     ("nginx", "the canary annotations of ingress-nginx"),
     ("alb", "the AWS Load Balancer Controller"),
     ("traefik", "a TraefikService"),
@@ -47,9 +47,20 @@ pub(super) fn convert(
             continue;
         }
         if set.options.gateway.is_none() {
+            if native_routers::keep(set, field, max_weight, &mut fields, names, draft) {
+                fields.finish(&mut draft.notes);
+                continue;
+            }
             draft.notes.not_yet(
                 router.path(field),
-                format!("Serin does not write {description}"),
+                match field {
+                    "nginx" => {
+                        "Serin needs one canary Ingress, which is written if the only stable \
+                                Ingress is part of the input"
+                            .to_owned()
+                    }
+                    _ => format!("Serin does not write {description}"),
+                },
                 "convert with --gateway NAMESPACE/NAME to move the traffic to an HTTPRoute of that \
                  Gateway, or keep it on Argo Rollouts",
             );
@@ -65,42 +76,37 @@ pub(super) fn convert(
 /// The Gateway API plugin writes the same weights as Serin.
 fn convert_plugins(mut plugins: Fields, draft: &mut RolloutDraft) {
     if let Some(mut gateway) = plugins.object("argoproj-labs/gatewayAPI") {
-        let mut routes: Vec<Value> = Vec::new();
-        routes.extend(gateway.text("httpRoute").map(|name| json!({"name": name})));
-        for mut route in gateway.objects("httpRoutes") {
-            routes.extend(route.text("name").map(|name| json!({"name": name})));
-            route.ignore(&["useHeaderRoutes"]);
-            route.finish(&mut draft.notes);
+        let mut lists = Vec::new();
+        for (one, several) in [
+            ("httpRoute", "httpRoutes"),
+            ("grpcRoute", "grpcRoutes"),
+            ("tlsRoute", "tlsRoutes"),
+            ("tcpRoute", "tcpRoutes"),
+        ] {
+            let routes = plugin_routes(&mut gateway, one, several, draft);
+            if !routes.is_empty() {
+                lists.push((several, routes));
+            }
         }
         let namespace = gateway.text("namespace");
         if namespace.is_some() && namespace.as_deref() != draft.metadata["namespace"].as_str() {
             draft.notes.changed(
                 gateway.path("namespace"),
                 "Serin reads routes in the namespace of the Rollout",
-                "move the HTTPRoute there",
+                "move the route there",
             );
         }
-        for (field, kind) in [
-            ("grpcRoute", "GRPCRoutes"),
-            ("grpcRoutes", "GRPCRoutes"),
-            ("tcpRoute", "TCPRoutes"),
-            ("tcpRoutes", "TCPRoutes"),
-            ("tlsRoutes", "TLSRoutes"),
-        ] {
-            if gateway.take(field).is_some() {
-                draft.notes.not_yet(
-                    gateway.path(field),
-                    format!("Serin does not write {kind}"),
-                    "use an HTTPRoute, or keep it on Argo Rollouts",
-                );
-                draft.is_refused = true;
-            }
-        }
-        match routes.as_slice() {
+        match lists.as_slice() {
             [] => {}
-            [only] => draft.set_route(only["name"].as_str().unwrap_or_default()),
+            [("httpRoutes", routes)] if routes.len() == 1 => {
+                draft.set_route(routes[0]["name"].as_str().unwrap_or_default());
+            }
             _ => {
-                let routing = json!({"gatewayAPI": {"httpRoutes": routes}});
+                let lists = lists.into_iter();
+                let lists: Map<String, Value> = lists
+                    .map(|(field, routes)| (field.to_owned(), Value::Array(routes)))
+                    .collect();
+                let routing = json!({"gatewayAPI": lists});
                 draft.canary.insert("trafficRouting".to_owned(), routing);
             }
         }
@@ -114,6 +120,23 @@ fn convert_plugins(mut plugins: Fields, draft: &mut RolloutDraft) {
         );
         draft.is_refused = true;
     }
+}
+
+/// The routes of one kind, which the plugin names by two fields.
+fn plugin_routes(
+    gateway: &mut Fields,
+    one: &str,
+    several: &str,
+    draft: &mut RolloutDraft,
+) -> Vec<Value> {
+    let mut routes: Vec<Value> = Vec::new();
+    routes.extend(gateway.text(one).map(|name| json!({"name": name})));
+    for mut route in gateway.objects(several) {
+        routes.extend(route.text("name").map(|name| json!({"name": name})));
+        route.ignore(&["useHeaderRoutes"]);
+        route.finish(&mut draft.notes);
+    }
+    routes
 }
 
 /// Lets an HTTPRoute of the Gateway in the options carry the traffic.

@@ -1,5 +1,6 @@
 //! Canaries of Flagger.
 
+pub(crate) mod generated;
 mod metrics;
 mod service;
 
@@ -25,6 +26,13 @@ pub(crate) struct Names {
     pub route: Option<String>,
 }
 
+/// The name of the Service that carries all of the traffic of a Canary.
+pub(crate) fn apex_name(canary: &Value) -> Option<&str> {
+    let spec = &canary["spec"];
+    let name = spec["service"]["name"].as_str();
+    name.or_else(|| spec["targetRef"]["name"].as_str())
+}
+
 /// Converts a Canary.
 pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
     let mut draft = RolloutDraft::new(object);
@@ -33,13 +41,12 @@ pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
         draft.is_refused = true;
         return draft.finish();
     };
-    let service_name = object["spec"]["service"]["name"].as_str();
     let names = Names {
         canary: draft.name().to_owned(),
         namespace: object["metadata"]["namespace"]
             .as_str()
             .map(ToOwned::to_owned),
-        apex: service_name.unwrap_or(&target).to_owned(),
+        apex: apex_name(object).unwrap_or(&target).to_owned(),
         ingress: object["spec"]["ingressRef"]["name"]
             .as_str()
             .map(ToOwned::to_owned),
@@ -48,6 +55,7 @@ pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
             .map(ToOwned::to_owned),
         target,
     };
+    generated::report_other_images(set, &names, &mut draft);
     if spec.flag("suspend") {
         draft.spec.insert("paused".to_owned(), json!(true));
     }
@@ -62,8 +70,8 @@ pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
         draft.notes.not_yet(
             "spec.analysis.iterations",
             "without weights Flagger switches all traffic at once (blue/green or A/B testing), which \
-             is not supported",
-            "add stepWeight and maxWeight, or keep it on Flagger",
+             is not converted",
+            "add stepWeight and maxWeight, or write spec.strategy.blueGreen by hand",
         );
         draft.is_refused = true;
         return draft.finish();

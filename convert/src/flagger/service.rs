@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Names;
+use super::generated::has_generated_route;
 use crate::fields::Fields;
 use crate::http_route::{from_ingress, gateway_parent, http_route, service_port};
 use crate::objects::Objects;
@@ -189,7 +190,9 @@ fn route(
 ) {
     let namespace = names.namespace.as_deref();
     draft.set_route(&names.apex);
-    if let Some(existing) = set.http_route_with_backend(namespace, &names.apex) {
+    if !has_generated_route(set, names)
+        && let Some(existing) = set.http_route_with_backend(namespace, &names.apex)
+    {
         let name = existing["metadata"]["name"]
             .as_str()
             .unwrap_or_default()

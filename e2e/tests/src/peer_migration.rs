@@ -8,13 +8,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use serin_crds::names::{ARGO_TEMPLATE_HASH_LABEL, REVISION_LABEL};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -143,12 +145,28 @@ async fn delete_and_wait(shop: &Shop, api: &Api<DynamicObject>, how: &DeletePara
     .await
 }
 
+/// Waits until Argo Rollouts has removed its key from the selectors of the Services.
+async fn wait_for_released_services(shop: &Shop) -> Result<()> {
+    let services = shop.api::<Service>();
+    let what = "Argo Rollouts selects with no Service";
+    shop.eventually(what, PATIENCE, async || {
+        let list = services.list(&ListParams::default()).await?;
+        let is_selecting = |service: &Service| {
+            let spec = service.spec.as_ref();
+            let selector = spec.and_then(|spec| spec.selector.as_ref());
+            selector.is_some_and(|selector| selector.contains_key(ARGO_TEMPLATE_HASH_LABEL))
+        };
+        Ok(!list.iter().any(is_selecting))
+    })
+    .await
+}
+
 /// Waits until only pods of the Rollout are left.
 async fn wait_for_own_pods(shop: &Shop) -> Result<()> {
     let pods = shop.api::<Pod>();
     shop.eventually("only pods of the Rollout are left", PATIENCE, async || {
         let list = pods.list(&ListParams::default()).await?;
-        let own = |pod: &Pod| pod.labels().contains_key("serin.dev/revision");
+        let own = |pod: &Pod| pod.labels().contains_key(REVISION_LABEL);
         Ok(list.items.len() == REPLICAS as usize && list.iter().all(own))
     })
     .await
@@ -227,10 +245,15 @@ pub async fn from_argo_rollouts(env: &Env, argo: &Peer) -> Result<()> {
     let load = shop.start_load(LOAD_PER_SECOND)?;
     let kinds = "rollouts.argoproj.io,services,httproutes";
     let converted = convert(env, &shop, kinds, &[]).await?;
+    delete_and_wait(&shop, &old, &DeleteParams::orphan()).await?;
+    wait_for_released_services(&shop).await?;
     apply_all(&shop, converted).await?;
     shop.wait_until("the Rollout is stable", PATIENCE, is_stable)
         .await?;
-    delete_and_wait(&shop, &old, &DeleteParams::default()).await?;
+    let of_argo = ListParams::default().labels(ARGO_TEMPLATE_HASH_LABEL);
+    shop.api::<ReplicaSet>()
+        .delete_collection(&DeleteParams::default(), &of_argo)
+        .await?;
     wait_for_own_pods(&shop).await?;
     let new = objects_of(&shop, "serin.dev", "v1alpha1", "Rollout");
     release_v2(&shop, &new).await?;
@@ -241,15 +264,37 @@ pub async fn from_argo_rollouts(env: &Env, argo: &Peer) -> Result<()> {
     controller.stop(env, argo).await
 }
 
+/// What differs between two Canaries of Flagger.
+#[derive(Clone, Copy, Debug)]
+struct CanaryOptions {
+    namespace: &'static str,
+    reverts_on_deletion: bool,
+    /// Whether the apex Service exists before the Canary, so that Flagger does not own it.
+    has_own_service: bool,
+}
+
+const CANARIES: [CanaryOptions; 2] = [
+    CanaryOptions {
+        namespace: "serin-e2e-from-flagger",
+        reverts_on_deletion: true,
+        has_own_service: false,
+    },
+    CanaryOptions {
+        namespace: "serin-e2e-from-flagger-2",
+        reverts_on_deletion: false,
+        has_own_service: true,
+    },
+];
+
 /// A canary with a route of the Gateway API.
-fn flagger_canary(shop: &Shop) -> Value {
+fn flagger_canary(shop: &Shop, options: CanaryOptions) -> Value {
     let (gateway_namespace, gateway_name) = gateway();
     json!({
         "apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": shop.name},
         "spec": {
             "provider": "gatewayapi:v1",
             "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": shop.name},
-            "revertOnDeletion": true,
+            "revertOnDeletion": options.reverts_on_deletion,
             "service": {
                 "port": 8080, "targetPort": "http", "portName": "http", "hosts": [shop.host],
                 "gatewayRefs": [{"name": gateway_name, "namespace": gateway_namespace}],
@@ -262,20 +307,17 @@ fn flagger_canary(shop: &Shop) -> Value {
     })
 }
 
-/// Moves a service from Flagger to Serin.
-///
-/// # Errors
-/// If a request is lost, or if a step does not succeed.
-pub async fn from_flagger(env: &Env, flagger: &Peer) -> Result<()> {
-    let shop = Shop::create_without_route(env, "serin-e2e-from-flagger", "shop").await?;
-    let arguments = vec![
-        format!("-kubeconfig={}", env.kubeconfig.display()),
-        "-mesh-provider=gatewayapi:v1".to_owned(),
-        format!("-metrics-server={}", env.prometheus_url),
-        format!("-port={}", free_port()?),
-        format!("-namespace={}", shop.namespace),
-    ];
-    let controller = RunningPeer::start(env, flagger, "flagger", arguments).await?;
+/// Runs a command of kubectl in the namespace of the shop.
+async fn kubectl(env: &Env, shop: &Shop, command: &str, input: &Value) -> Result<()> {
+    let mut arguments = vec!["--namespace", shop.namespace.as_str()];
+    arguments.extend(command.split(' '));
+    let output = env.run_kubectl(&arguments, input).await?;
+    note!("kubectl {command}: {output}");
+    Ok(())
+}
+
+/// Creates the Deployment and the Canary, and waits until Flagger serves with its copy.
+async fn start_canary(shop: &Shop, options: CanaryOptions) -> Result<()> {
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": shop.name},
         "spec": {
@@ -285,28 +327,69 @@ pub async fn from_flagger(env: &Env, flagger: &Peer) -> Result<()> {
         },
     });
     shop.apply(deployment).await?;
-    shop.apply(flagger_canary(&shop)).await?;
-    let old = objects_of(&shop, "flagger.app", "v1beta1", "Canary");
-    wait_for_phase(&shop, &old, "Initialized").await?;
-    shop.wait_until_answering().await?;
-    let load = shop.start_load(LOAD_PER_SECOND)?;
+    if options.has_own_service {
+        shop.apply(service(shop, &shop.name)).await?;
+    }
+    shop.apply(flagger_canary(shop, options)).await?;
+    let canaries = objects_of(shop, "flagger.app", "v1beta1", "Canary");
+    wait_for_phase(shop, &canaries, "Initialized").await?;
+    shop.wait_until_answering().await
+}
+
+/// Moves the shop as docs/how-to/from-flagger.md describes it.
+async fn switch_from_flagger(env: &Env, shop: &Shop) -> Result<()> {
     let kinds = "canaries.flagger.app,deployments,services,httproutes";
-    let converted = convert(env, &shop, kinds, &["--indicator", "traefik"]).await?;
-    // Flagger owns the route and the Services.
-    delete_and_wait(&shop, &old, &DeleteParams::orphan()).await?;
-    apply_all(&shop, converted).await?;
+    let converted = convert(env, shop, kinds, &["--indicator", "traefik"]).await?;
+    let name = &shop.name;
+    let none = Value::Null;
+    let scale = format!("scale deployment {name} --replicas={REPLICAS}");
+    kubectl(env, shop, &scale, &none).await?;
+    kubectl(
+        env,
+        shop,
+        &format!("rollout status deployment {name}"),
+        &none,
+    )
+    .await?;
+    let patch = r#"{"metadata":{"finalizers":null},"spec":{"revertOnDeletion":false}}"#;
+    let patch = format!("patch canary {name} --type=merge --patch={patch}");
+    kubectl(env, shop, &patch, &none).await?;
+    let delete = format!("delete canary {name} --cascade=orphan");
+    kubectl(env, shop, &delete, &none).await?;
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": converted});
+    kubectl(env, shop, "apply -f -", &list).await?;
     shop.wait_until("the Rollout is stable", PATIENCE, is_stable)
         .await?;
-    let deployments = objects_of(&shop, "apps", "v1", "Deployment");
-    let primary = format!("{}-primary", shop.name);
-    deployments
-        .delete(&primary, &DeleteParams::default())
-        .await?;
-    wait_for_own_pods(&shop).await?;
-    release_v2(&shop, &deployments).await?;
-    sleep(QUIET).await;
-    let report = stop_and_ensure_no_loss(load).await?;
-    note!("from Flagger: {}", report.summary());
-    shop.delete().await?;
-    controller.stop(env, flagger).await
+    let delete = format!("delete deployment,service {name}-primary");
+    kubectl(env, shop, &delete, &none).await?;
+    wait_for_own_pods(shop).await
+}
+
+/// Moves services from Flagger to Serin.
+///
+/// # Errors
+/// If a request is lost, or if a step does not succeed.
+pub async fn from_flagger(env: &Env, flagger: &Peer) -> Result<()> {
+    for options in CANARIES {
+        let shop = Shop::create_without_route(env, options.namespace, "shop").await?;
+        let arguments = vec![
+            format!("-kubeconfig={}", env.kubeconfig.display()),
+            "-mesh-provider=gatewayapi:v1".to_owned(),
+            format!("-metrics-server={}", env.prometheus_url),
+            format!("-port={}", free_port()?),
+            format!("-namespace={}", shop.namespace),
+        ];
+        let controller = RunningPeer::start(env, flagger, "flagger", arguments).await?;
+        start_canary(&shop, options).await?;
+        let load = shop.start_load(LOAD_PER_SECOND)?;
+        switch_from_flagger(env, &shop).await?;
+        let deployments = objects_of(&shop, "apps", "v1", "Deployment");
+        release_v2(&shop, &deployments).await?;
+        sleep(QUIET).await;
+        let report = stop_and_ensure_no_loss(load).await?;
+        note!("from Flagger, {options:?}: {}", report.summary());
+        shop.delete().await?;
+        controller.stop(env, flagger).await?;
+    }
+    Ok(())
 }
