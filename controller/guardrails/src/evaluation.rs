@@ -215,6 +215,11 @@ impl Report {
                 "Install what provides the {what}, or set {} to Warn or \"Off\" in the RolloutPolicy",
                 self.guardrail_name()
             ),
+            Unknown::OtherVersion(_) => format!(
+                "Serve one of the versions that Serin reads, or set {} to Warn or \"Off\" in the \
+                 RolloutPolicy",
+                self.guardrail_name()
+            ),
             Unknown::Forbidden(_) => format!(
                 "Grant the controller get, list and watch for the {what}: see guardrails in the \
                  values of the chart"

@@ -26,6 +26,8 @@ pub enum Fact<T> {
     Known(T),
     /// The cluster does not serve the kind.
     NotServed,
+    /// The cluster serves the kind, but in no version that Serin reads. The text names the versions.
+    OtherVersion(String),
     /// The controller may not read it. The text names the missing permission.
     Forbidden(String),
     /// It could not be read, for this reason.
@@ -43,6 +45,7 @@ impl<T> Fact<T> {
             Self::Known(value) => Ok(value),
             Self::NotAsked => Err(Unknown::NotAsked),
             Self::NotServed => Err(Unknown::NotServed),
+            Self::OtherVersion(versions) => Err(Unknown::OtherVersion(versions.clone())),
             Self::Forbidden(why) => Err(Unknown::Forbidden(why.clone())),
             Self::Failed(why) => Err(Unknown::Failed(why.clone())),
         }
@@ -56,6 +59,7 @@ impl<T> Fact<T> {
             Self::Known(value) => Fact::Known(map(value)),
             Self::NotAsked => Fact::NotAsked,
             Self::NotServed => Fact::NotServed,
+            Self::OtherVersion(versions) => Fact::OtherVersion(versions),
             Self::Forbidden(why) => Fact::Forbidden(why),
             Self::Failed(why) => Fact::Failed(why),
         }
@@ -85,6 +89,9 @@ pub enum Unknown {
     /// The cluster does not serve the kind.
     #[error("the cluster does not serve the kind")]
     NotServed,
+    /// The cluster serves the kind, but in no version that Serin reads.
+    #[error("{0}")]
+    OtherVersion(String),
     /// The controller may not read it.
     #[error("the controller may not read it: {0}")]
     Forbidden(String),
@@ -294,6 +301,12 @@ impl Source {
                 | Self::Constraints
         )
     }
+
+    /// Whether an object in another namespace may be about the pods, as monitors with a
+    /// `namespaceSelector` are.
+    pub const fn reaches_other_namespaces(self) -> bool {
+        matches!(self, Self::ServiceMonitors | Self::PodMonitors)
+    }
 }
 
 /// Labels and annotations of the namespace.
@@ -341,8 +354,6 @@ pub struct Facts {
     pub rollout_name: String,
     /// Labels of the Rollout.
     pub rollout_labels: BTreeMap<String, String>,
-    /// Annotations of the Rollout.
-    pub rollout_annotations: BTreeMap<String, String>,
     /// Number of pods in steady state.
     pub replicas: u32,
     /// Pod template: `metadata` and `spec`.

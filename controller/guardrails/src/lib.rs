@@ -7,7 +7,6 @@
 #![warn(missing_docs)]
 
 mod evaluation;
-pub mod expression;
 pub mod facts;
 mod guardrails;
 mod image;

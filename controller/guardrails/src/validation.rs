@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use serin_crds::guardrails::{Guardrails, duration_or, parse_expiry};
 
-use crate::expression::Expression;
-use crate::guardrails::CUSTOM_VARIABLES;
+use crate::guardrails::parse_custom_expression;
 
 /// A field of guardrails that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +44,7 @@ pub fn invalid_options(guardrails: &Guardrails) -> Vec<InvalidOption> {
         }
     }
     for custom in &guardrails.custom {
-        if let Err(problem) = Expression::parse(&custom.expression, &CUSTOM_VARIABLES) {
+        if let Err(problem) = parse_custom_expression(&custom.expression) {
             let field = format!("custom[{}].expression", custom.name);
             add(field, &custom.expression, problem);
         }

@@ -2,18 +2,47 @@
 
 use serde_json::{Value, json};
 use serin_core::hold::HoldCode;
+use serin_crds::expression::{Dialect, Expression, Function, LoopKind, TextTest};
 use serin_crds::guardrails::CustomGuardrail;
 
 use crate::evaluation::Report;
-use crate::expression::Expression;
 use crate::facts::Facts;
 
-/// Variables of an expression.
-pub(crate) const VARIABLES: [&str; 3] = ["template", "rollout", "namespaceObject"];
+/// What the expression of a custom guardrail may use.
+const DIALECT: Dialect = Dialect {
+    variables: &["template", "rollout", "namespaceObject"],
+    functions: &[
+        Function::Loop(LoopKind::All),
+        Function::Loop(LoopKind::Exists),
+        Function::Loop(LoopKind::ExistsOne),
+        Function::Loop(LoopKind::Filter),
+        Function::Loop(LoopKind::Map),
+        Function::Size,
+        Function::Has,
+        Function::TestText(TextTest::StartsWith),
+        Function::TestText(TextTest::EndsWith),
+        Function::TestText(TextTest::Contains),
+        Function::Matches,
+        Function::Int,
+        Function::Double,
+    ],
+    max_length: 1_024,
+    max_depth: 40,
+    max_height: 40,
+};
+
+/// Parses the expression of a custom guardrail.
+///
+/// # Errors
+///
+/// A message with the problem and its position.
+pub(crate) fn parse_custom_expression(text: &str) -> Result<Expression, String> {
+    Expression::parse(text, &DIALECT)
+}
 
 pub(crate) fn custom(guardrail: &CustomGuardrail, facts: &Facts, report: &mut Report) {
     let object = || format!("custom guardrail {}", guardrail.name);
-    let expression = match Expression::parse(&guardrail.expression, &VARIABLES) {
+    let expression = match parse_custom_expression(&guardrail.expression) {
         Ok(expression) => expression,
         Err(problem) => {
             return report.add(
@@ -42,7 +71,6 @@ pub(crate) fn custom(guardrail: &CustomGuardrail, facts: &Facts, report: &mut Re
             "name": facts.rollout_name,
             "namespace": facts.namespace_name,
             "labels": facts.rollout_labels,
-            "annotations": facts.rollout_annotations,
         },
         "spec": {"replicas": facts.replicas},
     });

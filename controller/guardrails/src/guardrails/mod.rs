@@ -21,7 +21,7 @@ use serin_crds::guardrails::Guardrails;
 use crate::evaluation::Report;
 use crate::facts::Facts;
 
-pub(crate) use custom::{VARIABLES as CUSTOM_VARIABLES, custom};
+pub(crate) use custom::{custom, parse_custom_expression};
 
 /// Evaluates one of the guardrails that are not custom.
 pub(crate) fn built_in(

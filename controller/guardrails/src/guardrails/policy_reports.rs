@@ -1,14 +1,21 @@
 //! Policy reports and constraints have no violation by the objects of the revision.
 
 use serde_json::Value;
+use serin_core::guardrail::GuardrailKind;
 use serin_core::hold::HoldCode;
 use serin_crds::guardrails::{PolicyReportsGuardrail, PolicyResult, PolicySeverity};
 
 use crate::evaluation::Report;
-use crate::facts::{Facts, Source};
+use crate::facts::{Fact, Facts, Source, Unknown};
 use crate::template::{items, object_name};
 
 pub(super) fn check(options: &PolicyReportsGuardrail, facts: &Facts, report: &mut Report) {
+    let sources = Source::for_guardrail(GuardrailKind::PolicyReports);
+    let is_absent = |source: &Source| *facts.objects_of(*source) == Fact::NotServed;
+    if sources.iter().all(is_absent) {
+        // Nobody reports violations, which is not the same as no violation.
+        return report.unknown("policy reports or constraints", &Unknown::NotServed);
+    }
     let objects = Objects::from_facts(facts);
     let mut has_report = false;
     for (source, what) in [
@@ -191,10 +198,11 @@ mod tests {
 
     use super::super::test_facts::{codes, facts, findings, pod, with, without};
     use super::*;
-    use crate::facts::Fact;
 
+    /// A revision in a cluster without any reports or constraints.
     fn revision() -> Facts {
-        let mut facts = without(facts(), Source::for_guardrail(PolicyReports));
+        let facts = without(facts(), Source::for_guardrail(PolicyReports));
+        let mut facts = with(facts, Source::PolicyReports, json!([]));
         facts.replica_set = Some("checkout-abc".to_owned());
         facts.pods = Fact::Known(vec![pod("checkout-abc-1", &[])]);
         facts.related_objects = vec![("Deployment".to_owned(), "checkout".to_owned())];
@@ -330,6 +338,31 @@ mod tests {
         unreadable.objects.insert(Source::Constraints, failed);
         let found = codes(PolicyReports, json!({}), &unreadable);
         assert_eq!(found, [HoldCode::GuardrailUnknown]);
+    }
+
+    #[test]
+    fn a_cluster_in_which_nothing_reports_violations_is_no_pass() {
+        let absent = without(revision(), Source::for_guardrail(PolicyReports));
+        for options in [json!({}), json!({"requireReport": true})] {
+            let found = findings(PolicyReports, options, &absent);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].code, HoldCode::GuardrailUnknown);
+        }
+        for source in Source::for_guardrail(PolicyReports) {
+            let served = with(absent.clone(), *source, json!([]));
+            assert!(
+                codes(PolicyReports, json!({}), &served).is_empty(),
+                "{source:?}"
+            );
+        }
+        let mut other = absent;
+        let versions = "the cluster serves v2".to_owned();
+        other
+            .objects
+            .insert(Source::PolicyReports, Fact::OtherVersion(versions));
+        let found = findings(PolicyReports, json!({}), &other);
+        assert_eq!(found[0].code, HoldCode::GuardrailUnknown);
+        assert!(found[0].problem.contains("serves v2"), "{found:?}");
     }
 
     #[test]
