@@ -124,7 +124,7 @@ pub struct IndicatorDefinition {
     /// Custom counters, as PromQL series selectors. Excludes `indicator`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CountersSpec>,
-    /// Counts requests slower than a threshold as bad. If unset, failed requests are bad.
+    /// Counts requests slower than `threshold` as bad. If unset, failed requests are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencySpec>,
     /// Label of the series whose value names the endpoint of a request. If unset, all requests are
@@ -170,10 +170,10 @@ pub struct ObjectiveDefinition {
     /// Custom counters, as PromQL series selectors. Excludes `indicator` and `indicatorRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CountersSpec>,
-    /// Indicator of a RolloutPolicy or an AnalysisTemplate. Excludes `indicator` and `counters`.
+    /// Indicator of a RolloutPolicy or of an AnalysisTemplate. Excludes `indicator` and `counters`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub indicator_ref: Option<DefinitionRef>,
-    /// Counts requests slower than a threshold as bad. If unset, failed requests are bad.
+    /// Counts requests slower than `threshold` as bad. If unset, failed requests are bad.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencySpec>,
     /// Label of the series whose value names the endpoint of a request. If unset, all requests are

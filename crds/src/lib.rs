@@ -19,6 +19,7 @@ pub mod check;
 pub mod command;
 pub mod comparison;
 mod crd;
+pub mod expression;
 pub mod guardrails;
 pub mod literals;
 pub mod names;
@@ -30,6 +31,7 @@ pub mod rollout;
 mod rules;
 pub mod status;
 pub mod strategy;
+pub mod traffic_routing;
 pub mod verdict;
 pub mod workload;
 

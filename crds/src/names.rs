@@ -17,6 +17,9 @@ pub const DEPLOYMENT_ANNOTATION: &str = "serin.dev/deployment";
 /// too, so that a Deployment can take them over without a change of their selectors, which are
 /// immutable.
 pub const POD_TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
+/// Label of Argo Rollouts with the hash of a pod template. It is set on pods, and used in the
+/// selectors of the Services of its Rollouts.
+pub const ARGO_TEMPLATE_HASH_LABEL: &str = "rollouts-pod-template-hash";
 /// Finalizer that delays the deletion of a Rollout until its routes are restored.
 pub const FINALIZER: &str = "serin.dev/routes";
 /// Field manager of all writes of the controller.

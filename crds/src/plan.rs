@@ -3,11 +3,14 @@
 
 mod analysis;
 mod baseline;
+mod blue_green;
 mod canary;
 mod checkpoint_size;
 mod checks;
+mod object_name;
 mod pace;
 mod problem;
+mod routes;
 mod selector;
 mod steps;
 mod template_size;
@@ -40,11 +43,13 @@ impl RolloutSpec {
     /// spec is read.
     pub fn routing(&self, name: &str) -> Option<Routing> {
         let mut problems = Problems::default();
-        let exposure = canary::exposure(self, name, &mut problems);
+        let exposure = self.exposure(name, &mut problems);
         match problems.into_result(exposure) {
-            Ok(Exposure::Weighted(routing) | Exposure::ReplicaRatioServices(routing)) => {
-                Some(routing)
-            }
+            Ok(
+                Exposure::Weighted(routing)
+                | Exposure::ReplicaRatioServices(routing)
+                | Exposure::Switch(routing),
+            ) => Some(routing),
             Ok(Exposure::ReplicaRatio) | Err(_) => None,
         }
     }
@@ -109,9 +114,9 @@ impl RolloutSpec {
         if self.observes() {
             workload::check_observed_selector(self, &mut problems);
         }
-        let exposure = canary::exposure(self, name, &mut problems);
+        let exposure = self.exposure(name, &mut problems);
         let is_routed = matches!(exposure, Exposure::Weighted(_));
-        let canary = canary::canary(self, is_routed, &mut problems);
+        let strategy = self.planned_strategy(is_routed, &mut problems);
         problems.into_result(Plan {
             replicas,
             progress_deadline: Duration::from_secs(deadline_seconds.into()),
@@ -121,8 +126,32 @@ impl RolloutSpec {
             paused: self.paused.unwrap_or(false),
             workload: self.workload(),
             exposure,
-            strategy: Strategy::Canary(canary),
+            strategy,
         })
+    }
+
+    fn exposure(&self, name: &str, problems: &mut Problems) -> Exposure {
+        match &self.strategy.blue_green {
+            Some(spec) => blue_green::exposure(spec, name, problems),
+            None => canary::exposure(&self.strategy.as_canary(), name, problems),
+        }
+    }
+
+    fn planned_strategy(&self, is_routed: bool, problems: &mut Problems) -> Strategy {
+        let (canary, blue_green) = (&self.strategy.canary, &self.strategy.blue_green);
+        let fix = "set one of canary and blueGreen";
+        match (canary, blue_green) {
+            (None, None) => problems.required("spec.strategy", "there is no strategy", fix),
+            (Some(_), Some(both)) => {
+                let path = "spec.strategy.blueGreen";
+                problems.invalid(path, both, "it excludes canary, which is also set", fix);
+            }
+            _ => {}
+        }
+        match blue_green {
+            Some(spec) => Strategy::BlueGreen(blue_green::plan(self, spec, is_routed, problems)),
+            None => Strategy::Canary(canary::canary(self, is_routed, problems)),
+        }
     }
 }
 

@@ -44,6 +44,42 @@ pub struct StrategyDefaults {
     /// Defaults of the canary strategy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryDefaults>,
+    /// Defaults of the blue/green strategy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blue_green: Option<BlueGreenDefaults>,
+}
+
+/// Defaults of the blue/green strategy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BlueGreenDefaults {
+    /// Default of `autoPromotionEnabled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_promotion_enabled: Option<bool>,
+    /// Default of `autoPromotionSeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SECONDS))]
+    pub auto_promotion_seconds: Option<i32>,
+    /// Default of `scaleDownDelaySeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = MAX_SECONDS))]
+    pub scale_down_delay_seconds: Option<i32>,
+    /// Default of `abortScaleDownDelaySeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = MAX_SECONDS))]
+    pub abort_scale_down_delay_seconds: Option<i32>,
+    /// Default of `maxUnavailable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 16, "maximum" = MAX_REPLICAS))]
+    #[x_kube(validation = rules::pods_or_percentage())]
+    pub max_unavailable: Option<IntOrString>,
+    /// Default of `podRestartLimit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub pod_restart_limit: Option<i32>,
+    /// Defaults of `trafficRouting`, for Rollouts with a router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_routing: Option<TrafficRoutingDefaults>,
 }
 
 /// Defaults of the canary strategy.

@@ -160,8 +160,8 @@ pub(crate) fn adopt_requires_template() -> Rule {
 
 pub(crate) fn anti_affinity_excludes_adoption() -> Rule {
     rule(
-        "!has(self.strategy.canary.antiAffinity) || !(has(self.workloadRef) || has(self.adopt))",
-        "spec.strategy.canary.antiAffinity changes the pods, so that a Deployment would restart them when they are given back: remove it, or remove workloadRef and adopt",
+        "!(has(self.workloadRef) || has(self.adopt)) || !((has(self.strategy.canary) && has(self.strategy.canary.antiAffinity)) || (has(self.strategy.blueGreen) && has(self.strategy.blueGreen.antiAffinity)))",
+        "antiAffinity changes the pods, so that a Deployment would restart them when they are given back: remove it, or remove workloadRef and adopt",
     )
 }
 
@@ -202,22 +202,36 @@ pub(crate) fn deadline_exceeds_min_ready() -> Rule {
 
 pub(crate) fn analysis_step_requires_analysis() -> Rule {
     rule(
-        "has(self.analysis) || !has(self.strategy.canary.steps) || self.strategy.canary.steps.all(step, !has(step.analysis))",
+        "has(self.analysis) || !has(self.strategy.canary) || !has(self.strategy.canary.steps) || self.strategy.canary.steps.all(step, !has(step.analysis))",
         "an analysis step needs evidence, but spec.analysis is not set: add spec.analysis with objectives, or remove the step",
     )
 }
 
 pub(crate) fn pace_requires_analysis() -> Rule {
     rule(
-        "has(self.analysis) || !has(self.strategy.canary.pace)",
+        "has(self.analysis) || !has(self.strategy.canary) || !has(self.strategy.canary.pace)",
         "spec.strategy.canary.pace needs evidence, but spec.analysis is not set: add spec.analysis with objectives, or replace pace with steps",
     )
 }
 
 pub(crate) fn indicator_requires_router() -> Rule {
     rule(
-        "!has(self.analysis) || has(self.strategy.canary.trafficRouting) || !has(self.analysis.objectives) || self.analysis.objectives.all(objective, !has(objective.indicator) || objective.indicator == 'pod')",
-        "an indicator other than pod reads the router's metrics, but there is no router: add spec.strategy.canary.trafficRouting, or use the indicator pod or custom counters",
+        "!has(self.analysis) || ((has(self.strategy.canary) && has(self.strategy.canary.trafficRouting)) || (has(self.strategy.blueGreen) && has(self.strategy.blueGreen.trafficRouting))) || !has(self.analysis.objectives) || self.analysis.objectives.all(objective, !has(objective.indicator) || objective.indicator == 'pod')",
+        "an indicator other than pod reads the router's metrics, but there is no router: add trafficRouting to the strategy, or use the indicator pod or custom counters",
+    )
+}
+
+pub(crate) fn exactly_one_strategy() -> Rule {
+    rule(
+        "has(self.canary) != has(self.blueGreen)",
+        "exactly one of canary and blueGreen is required: set one of them, and remove the other",
+    )
+}
+
+pub(crate) fn blue_green_services_differ() -> Rule {
+    rule(
+        "!has(self.previewService) || self.activeService != self.previewService",
+        "activeService and previewService are the same: use two different Services",
     )
 }
 
@@ -298,6 +312,55 @@ pub(crate) fn routes_are_distinct() -> Rule {
     )
 }
 
+pub(crate) fn a_router_is_set() -> Rule {
+    rule(
+        "has(self.gatewayAPI) || has(self.istio) || has(self.nginx) || has(self.traefik) || has(self.contour) || has(self.apisix)",
+        "trafficRouting needs a router: set gatewayAPI, istio, nginx, traefik, contour or apisix",
+    )
+}
+
+pub(crate) fn a_route_is_set() -> Rule {
+    rule(
+        "has(self.httpRoute) || has(self.httpRoutes) || has(self.grpcRoutes) || has(self.tlsRoutes) || has(self.tcpRoutes)",
+        "at least one route is required: set httpRoute, httpRoutes, grpcRoutes, tlsRoutes or tcpRoutes",
+    )
+}
+
+pub(crate) fn one_way_to_name_http_routes() -> Rule {
+    rule(
+        "!has(self.httpRoute) || !has(self.httpRoutes)",
+        "httpRoute and httpRoutes exclude each other: set httpRoute for one route, or httpRoutes for several",
+    )
+}
+
+pub(crate) fn routes_are_few() -> Rule {
+    rule(
+        "(has(self.httpRoute) ? 1 : 0) + (has(self.httpRoutes) ? self.httpRoutes.size() : 0) + (has(self.grpcRoutes) ? self.grpcRoutes.size() : 0) + (has(self.tlsRoutes) ? self.tlsRoutes.size() : 0) + (has(self.tcpRoutes) ? self.tcpRoutes.size() : 0) <= 16",
+        "at most 16 routes and rules are possible: name whole routes instead of their rules, or fewer routes",
+    )
+}
+
+pub(crate) fn virtual_services_are_distinct() -> Rule {
+    rule(
+        "self.all(service, self.exists_one(other, other.name == service.name))",
+        "two entries have the same name: list all routes of a VirtualService in one entry",
+    )
+}
+
+pub(crate) fn names_are_distinct() -> Rule {
+    rule(
+        "self.all(item, self.exists_one(other, other.name == item.name))",
+        "two entries have the same name: list each object once",
+    )
+}
+
+pub(crate) fn a_match_is_set() -> Rule {
+    rule(
+        "has(self.port) || has(self.sniHosts)",
+        "set port, sniHosts or both to what the route matches",
+    )
+}
+
 pub(crate) fn only_true() -> Rule {
     rule(
         "self",
@@ -356,7 +419,7 @@ pub(crate) fn duration_or_names() -> Rule {
 
 pub(crate) fn bake_requires_router() -> Rule {
     rule(
-        "!has(self.analysis) || !has(self.analysis.bakeTime) || has(self.strategy.canary.trafficRouting)",
+        "!has(self.analysis) || !has(self.analysis.bakeTime) || has(self.strategy.blueGreen) || (has(self.strategy.canary) && has(self.strategy.canary.trafficRouting))",
         "spec.analysis.bakeTime requires a router, which moves the traffic back after a breach: add spec.strategy.canary.trafficRouting, or remove bakeTime",
     )
 }
@@ -398,7 +461,7 @@ pub(crate) fn baseline_distinguishes_pods() -> Rule {
 
 pub(crate) fn baseline_requires_router() -> Rule {
     rule(
-        "!has(self.analysis) || !has(self.analysis.baseline) || (has(self.strategy.canary.trafficRouting) && !(has(self.strategy.canary.dynamicStableScale) && self.strategy.canary.dynamicStableScale) && !(has(self.mode) && self.mode == 'Observe'))",
+        "!has(self.analysis) || !has(self.analysis.baseline) || (has(self.strategy.canary) && has(self.strategy.canary.trafficRouting) && !(has(self.strategy.canary.dynamicStableScale) && self.strategy.canary.dynamicStableScale) && !(has(self.mode) && self.mode == 'Observe'))",
         "spec.analysis.baseline requires spec.strategy.canary.trafficRouting, and excludes dynamicStableScale, which would remove its pods, and mode Observe: change them, or remove baseline",
     )
 }

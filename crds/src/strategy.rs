@@ -1,5 +1,7 @@
 //! `spec.strategy`: how a new revision replaces the stable one.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -7,13 +9,115 @@ use serde::{Deserialize, Serialize};
 
 use crate::rollout::{MAX_REPLICAS, MAX_SECONDS};
 use crate::rules;
+use crate::traffic_routing::TrafficRoutingSpec;
 
-/// How a new revision replaces the stable one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// How a new revision replaces the stable one. Exactly one of the fields must be set. While a release
+/// is in progress, a change from one to the other counts when it has ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::exactly_one_strategy())]
 pub struct StrategySpec {
     /// Canary strategy: traffic moves to the new revision in steps.
-    pub canary: CanarySpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanarySpec>,
+    /// Blue/green strategy: all of the traffic moves to the new revision at once, when it has all of
+    /// its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blue_green: Option<BlueGreenSpec>,
+}
+
+impl StrategySpec {
+    /// The settings of the strategy as those of a canary: those of blue/green have a counterpart
+    /// there, apart from when it switches. The defaults if no strategy is set.
+    pub fn as_canary(&self) -> Cow<'_, CanarySpec> {
+        match (&self.canary, &self.blue_green) {
+            (Some(canary), _) => Cow::Borrowed(canary),
+            (None, Some(blue_green)) => Cow::Owned(blue_green.to_canary()),
+            (None, None) => Cow::Owned(CanarySpec::default()),
+        }
+    }
+}
+
+/// Blue/green strategy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::blue_green_services_differ())]
+pub struct BlueGreenSpec {
+    /// Name of the Service that selects the pods with the traffic. The Service is created if it does
+    /// not exist. Without `trafficRouting` a change of its selector is the switch; otherwise it is a
+    /// change of the routes from 0 to 100%, and the selector follows.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::service_name())]
+    pub active_service: String,
+    /// Name of the Service that selects the pods of the new revision from the first pod on, and those
+    /// with the traffic while there is no release. The Service is created if it does not exist.
+    /// Defaults to the name of the Rollout with the suffix `-preview`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::service_name())]
+    pub preview_service: Option<String>,
+    /// Number of pods of the new revision until the switch is due. Then it gets all of its `replicas`.
+    /// Defaults to `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_REPLICAS))]
+    pub preview_replica_count: Option<i32>,
+    /// If false, the release waits before the switch until it is promoted manually, or for
+    /// `autoPromotionSeconds`. Defaults to true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_promotion_enabled: Option<bool>,
+    /// Time in seconds for which the release waits before the switch, from when the preview is
+    /// available and its checks have succeeded. A manual promotion ends it. If unset, the release
+    /// does not wait, or waits without a limit if `autoPromotionEnabled` is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SECONDS))]
+    pub auto_promotion_seconds: Option<i32>,
+    /// Time in seconds for which the pods of the old revision are kept after the new one has become
+    /// stable. Meanwhile an abort switches back to them. Defaults to 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = MAX_SECONDS))]
+    pub scale_down_delay_seconds: Option<i32>,
+    /// Time in seconds for which the pods of the new revision are kept after an abort. It starts when
+    /// no traffic can reach them. Defaults to 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = MAX_SECONDS))]
+    pub abort_scale_down_delay_seconds: Option<i32>,
+    /// Maximum number of unavailable pods, as a number or a percentage. Used by the condition
+    /// Available and by the command `restart`. Defaults to 25%.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 16, "maximum" = MAX_REPLICAS))]
+    #[x_kube(validation = rules::pods_or_percentage())]
+    pub max_unavailable: Option<IntOrString>,
+    /// Keeps the pods of different revisions on different nodes. It is part of the pods that are
+    /// created after it was set, and not of the revision: a change of it does not start a release.
+    /// Excludes `workloadRef` and `adopt`. Defaults to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anti_affinity: Option<AntiAffinitySpec>,
+    /// Number of container restarts that aborts the release, over all pods of the new revision since
+    /// the release began. Restarts that pods of the old one have in the same proportion, or that come
+    /// with a restart of the node, do not count. A crash loop always aborts. Defaults to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub pod_restart_limit: Option<i32>,
+    /// Router that switches the traffic. If unset, the selector of `activeService` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_routing: Option<TrafficRoutingSpec>,
+}
+
+impl BlueGreenSpec {
+    /// The settings that a canary has too.
+    pub(crate) fn to_canary(&self) -> CanarySpec {
+        CanarySpec {
+            stable_service: Some(self.active_service.clone()),
+            canary_service: self.preview_service.clone(),
+            max_unavailable: self.max_unavailable.clone(),
+            scale_down_delay_seconds: self.scale_down_delay_seconds,
+            abort_scale_down_delay_seconds: self.abort_scale_down_delay_seconds,
+            anti_affinity: self.anti_affinity.clone(),
+            pod_restart_limit: self.pod_restart_limit,
+            traffic_routing: self.traffic_routing.clone(),
+            ..CanarySpec::default()
+        }
+    }
 }
 
 /// Canary strategy.
@@ -149,54 +253,6 @@ pub struct PaceSpec {
     #[schemars(range(min = 0, max = 100))]
     #[x_kube(validation = rules::weight_splits_traffic())]
     pub max_weight: Option<f64>,
-}
-
-/// Router that splits the traffic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TrafficRoutingSpec {
-    /// Gateway API routes.
-    #[serde(rename = "gatewayAPI")]
-    pub gateway_api: GatewayApiSpec,
-    /// Time that the router needs to apply a change after its route reports it, for example `2s`.
-    /// Defaults to 2s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    #[x_kube(validation = rules::duration())]
-    pub settle: Option<String>,
-}
-
-/// Gateway API routes in the Rollout's namespace. Exactly one of `httpRoute` and `httpRoutes` must
-/// be set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.httpRoute) != has(self.httpRoutes)")
-    .message("exactly one of httpRoute and httpRoutes is required: set httpRoute for one route, or httpRoutes for several"))]
-pub struct GatewayApiSpec {
-    /// Name of one HTTPRoute. Every rule of it that has the stable Service as a backend is split.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rules::object_name())]
-    pub http_route: Option<String>,
-    /// Several HTTPRoutes, or single rules of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 16))]
-    #[x_kube(validation = rules::routes_are_distinct())]
-    pub http_routes: Option<Vec<RouteSpec>>,
-}
-
-/// A route or one of its rules.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteSpec {
-    /// Name of the HTTPRoute.
-    #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rules::object_name())]
-    pub name: String,
-    /// Name of the rule. If unset, every rule that has the stable Service as a backend is split.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub rule: Option<String>,
 }
 
 /// A step. Exactly one of its fields must be set.

@@ -15,6 +15,30 @@ use serin_cluster::{GoModule, Progress, build_cluster_programs, build_programs};
 use serin_crds::RolloutCommand;
 use serin_gitops::argocd::{ACTIONS, action};
 
+/// Makes tests of these functions. Their programs are compiled with Go.
+macro_rules! tests_that_need_go {
+    ($($name:ident),+ $(,)?) => {
+        mod needs_go {
+            $(
+                #[tokio::test]
+                #[ignore = "needs Go: cargo xtask test"]
+                async fn $name() {
+                    super::$name().await;
+                }
+            )+
+        }
+    };
+}
+
+tests_that_need_go! {
+    argo_cd_reads_the_health_of_a_rollout,
+    argo_cd_offers_the_actions_that_the_controller_permits,
+    each_action_of_argo_cd_creates_a_command,
+    kustomize_renames_what_a_rollout_refers_to,
+    kustomize_sets_images_replicas_and_labels_of_a_rollout,
+    a_strategic_merge_patch_merges_the_lists_of_a_rollout_by_name,
+}
+
 /// The interpreter that Argo CD uses.
 const LUA: GoModule = GoModule {
     name: "lua",
@@ -115,8 +139,6 @@ fn permitted(lua: &Path, obj: &Value) -> Vec<String> {
     permitted.map(|(name, _)| name.clone()).collect()
 }
 
-#[tokio::test]
-#[ignore = "needs Go: cargo xtask test"]
 async fn argo_cd_reads_the_health_of_a_rollout() {
     let lua = lua().await;
     let health = |obj: &Value| {
@@ -141,8 +163,6 @@ async fn argo_cd_reads_the_health_of_a_rollout() {
     assert_eq!(health(&rollout(Value::Null)), "Progressing");
 }
 
-#[tokio::test]
-#[ignore = "needs Go: cargo xtask test"]
 async fn argo_cd_offers_the_actions_that_the_controller_permits() {
     let lua = lua().await;
     let releasing = ["abort", "pause", "promote", "promote-full", "skip-step"];
@@ -164,8 +184,6 @@ async fn argo_cd_offers_the_actions_that_the_controller_permits() {
     assert!(permitted(&lua, &observing).is_empty());
 }
 
-#[tokio::test]
-#[ignore = "needs Go: cargo xtask test"]
 async fn each_action_of_argo_cd_creates_a_command() {
     let lua = lua().await;
     for (name, verb) in ACTIONS {
@@ -233,8 +251,6 @@ fn names(list: &Value) -> Vec<&str> {
     items.map(|item| item["name"].as_str().unwrap()).collect()
 }
 
-#[tokio::test]
-#[ignore = "needs Go: cargo xtask test"]
 async fn kustomize_renames_what_a_rollout_refers_to() {
     let objects = kustomize("overlay").await;
     let rollout = object(&objects, "Rollout", "eu-shop");
@@ -271,8 +287,6 @@ async fn kustomize_renames_what_a_rollout_refers_to() {
     assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], "eu-shop");
 }
 
-#[tokio::test]
-#[ignore = "needs Go: cargo xtask test"]
 async fn kustomize_sets_images_replicas_and_labels_of_a_rollout() {
     let objects = kustomize("overlay").await;
     let rollout = object(&objects, "Rollout", "eu-shop");
@@ -298,8 +312,6 @@ async fn kustomize_sets_images_replicas_and_labels_of_a_rollout() {
     assert_eq!(selector, &json!({"app": "shop"}), "it is immutable");
 }
 
-#[tokio::test]
-#[ignore = "needs Go: cargo xtask test"]
 async fn a_strategic_merge_patch_merges_the_lists_of_a_rollout_by_name() {
     let objects = kustomize("overlay").await;
     let rollout = object(&objects, "Rollout", "eu-shop");

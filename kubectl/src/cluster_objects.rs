@@ -34,7 +34,7 @@ const fn namespaced(
     }
 }
 
-const KINDS: [ReadableKind; 11] = [
+const KINDS: [ReadableKind; 18] = [
     namespaced(
         &["deployment", "deploy"],
         "apps",
@@ -63,6 +63,55 @@ const KINDS: [ReadableKind; 11] = [
         "v1",
         "HTTPRoute",
         "httproutes",
+    ),
+    namespaced(
+        &["grpcroute"],
+        "gateway.networking.k8s.io",
+        "v1",
+        "GRPCRoute",
+        "grpcroutes",
+    ),
+    namespaced(
+        &["tlsroute"],
+        "gateway.networking.k8s.io",
+        "v1",
+        "TLSRoute",
+        "tlsroutes",
+    ),
+    namespaced(
+        &["tcproute"],
+        "gateway.networking.k8s.io",
+        "v1",
+        "TCPRoute",
+        "tcproutes",
+    ),
+    namespaced(
+        &["virtualservice"],
+        "networking.istio.io",
+        "v1",
+        "VirtualService",
+        "virtualservices",
+    ),
+    namespaced(
+        &["traefikservice"],
+        "traefik.io",
+        "v1alpha1",
+        "TraefikService",
+        "traefikservices",
+    ),
+    namespaced(
+        &["httpproxy"],
+        "projectcontour.io",
+        "v1",
+        "HTTPProxy",
+        "httpproxies",
+    ),
+    namespaced(
+        &["apisixroute"],
+        "apisix.apache.org",
+        "v2",
+        "ApisixRoute",
+        "apisixroutes",
     ),
     namespaced(
         &["rollout.argoproj.io", "rollout"],

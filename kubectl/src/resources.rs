@@ -1,15 +1,19 @@
 //! A Rollout and the objects that belong to it, as read from the API server.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize as _, Serialize};
+use serin_core::plan::RouteKind;
 use serin_crds::api_status;
 use serin_crds::names::{GROUP, ROLLOUT_LABEL};
+use serin_crds::traffic_routing::TrafficRoutingSpec;
+use serin_traffic::{Router, router_of};
 
 use crate::connect::{Connection, error_chain, send, try_send};
 use crate::exit::{CliError, Exit};
@@ -33,8 +37,8 @@ pub struct RolloutResources {
 /// A route of a Rollout.
 #[derive(Clone, Debug)]
 pub struct RouteResource {
-    /// Its kind.
-    pub kind: &'static str,
+    /// The router of its kind.
+    pub router: &'static dyn Router,
     /// Its name.
     pub name: String,
     /// The object.
@@ -49,47 +53,47 @@ pub fn rollout_resource() -> ApiResource {
     )
 }
 
-/// Supported versions of HTTPRoute, the preferred one first.
-const HTTP_ROUTE_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
-
-/// The HTTPRoute kind in one version, untyped.
-fn http_route_resource(version: &str) -> ApiResource {
-    let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", version, "HTTPRoute");
-    ApiResource::from_gvk_with_plural(&kind, "httproutes")
+/// A kind of route in one version, untyped.
+fn route_resource(router: &dyn Router, version: &str) -> ApiResource {
+    let kind = GroupVersionKind::gvk(router.group(), version, router.kind());
+    ApiResource::from_gvk_with_plural(&kind, router.plural())
 }
 
-/// The HTTPRoutes of a namespace, in the version of the given route.
-pub fn routes_api(
-    client: Client,
-    namespace: &str,
-    route: &ReadResult<DynamicObject>,
-) -> Api<DynamicObject> {
-    let types = route.as_ref().ok().and_then(|route| route.types.as_ref());
+/// The routes of a namespace, in the kind and the version of the given route.
+pub fn routes_api(client: Client, namespace: &str, route: &RouteResource) -> Api<DynamicObject> {
+    let object = route.object.as_ref().ok();
+    let types = object.and_then(|object| object.types.as_ref());
     let version = types
         .and_then(|types| types.api_version.rsplit('/').next())
-        .unwrap_or(HTTP_ROUTE_VERSIONS[0]);
-    Api::namespaced_with(client, namespace, &http_route_resource(version))
+        .unwrap_or(route.router.versions()[0]);
+    Api::namespaced_with(client, namespace, &route_resource(route.router, version))
 }
 
 /// Reads a route in the first version that the cluster serves.
 async fn read_route(
     client: &Client,
     namespace: &str,
+    router: &dyn Router,
     name: &str,
 ) -> Result<DynamicObject, kube::Error> {
-    let [preferred, older] = HTTP_ROUTE_VERSIONS.map(|version| {
-        Api::<DynamicObject>::namespaced_with(
-            client.clone(),
-            namespace,
-            &http_route_resource(version),
-        )
-    });
-    match preferred.get(name).await {
-        Err(kube::Error::Api(status)) if api_status::is_missing_kind(&status) => {
-            older.get(name).await
+    let get = async |version: &str| {
+        let resource = route_resource(router, version);
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        api.get(name).await
+    };
+    let [preferred, older @ ..] = router.versions() else {
+        return get("v1").await;
+    };
+    let mut answer = get(preferred).await;
+    for version in older {
+        match &answer {
+            Err(kube::Error::Api(status)) if api_status::is_missing_kind(status) => {
+                answer = get(version).await;
+            }
+            _ => break,
         }
-        answer => answer,
     }
+    answer
 }
 
 /// The Rollouts of a namespace.
@@ -102,22 +106,24 @@ pub fn owned_by_selector(name: &str) -> String {
     format!("{ROLLOUT_LABEL}={name}")
 }
 
-/// The names of the HTTPRoutes in a Rollout's spec, without duplicates.
-pub fn route_names(rollout: &DynamicObject) -> Vec<String> {
-    let gateway = &rollout.data["spec"]["strategy"]["canary"]["trafficRouting"]["gatewayAPI"];
-    let several = gateway["httpRoutes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|route| &route["name"]);
-    let mut names: Vec<String> = std::iter::once(&gateway["httpRoute"])
-        .chain(several)
-        .filter_map(Value::as_str)
-        .map(ToOwned::to_owned)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
+/// The routes in a Rollout's spec, each once. None if this version does not know the fields of its
+/// router.
+fn named_routes(rollout: &DynamicObject) -> Vec<(&'static dyn Router, String)> {
+    let strategy = &rollout.data["spec"]["strategy"];
+    let of = |name: &str| &strategy[name]["trafficRouting"];
+    let spec = if of("canary").is_null() {
+        of("blueGreen")
+    } else {
+        of("canary")
+    };
+    let spec = TrafficRoutingSpec::deserialize(spec).unwrap_or_default();
+    let routes = spec.named_routes().into_iter().map(|named| named.route);
+    let names: BTreeSet<(RouteKind, String)> =
+        routes.map(|route| (route.kind, route.name)).collect();
     names
+        .into_iter()
+        .map(|(kind, name)| (router_of(kind), name))
+        .collect()
 }
 
 /// Reads a Rollout.
@@ -150,21 +156,20 @@ pub async fn read_resources(
     let mine = ListParams::default().labels(&owned_by_selector(name));
     let replica_sets: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let names = route_names(&rollout);
-    let (replica_sets, pods, route_objects) = futures::join!(
-        read_or_reason(replica_sets.list(&mine)),
-        read_or_reason(pods.list(&mine)),
-        futures::future::join_all(
-            names
-                .iter()
-                .map(|name| read_or_reason(read_route(client, namespace, name)))
-        ),
-    );
+    let names = named_routes(&rollout);
+    let (replica_sets, pods, route_objects) =
+        futures::join!(
+            read_or_reason(replica_sets.list(&mine)),
+            read_or_reason(pods.list(&mine)),
+            futures::future::join_all(names.iter().map(|(router, name)| read_or_reason(
+                read_route(client, namespace, *router, name)
+            ))),
+        );
     let routes = names
         .into_iter()
         .zip(route_objects)
-        .map(|(name, object)| RouteResource {
-            kind: "HTTPRoute",
+        .map(|((router, name), object)| RouteResource {
+            router,
             name,
             object,
         })

@@ -43,6 +43,8 @@ pub struct RolloutSummary {
     pub aborted_revision: Option<String>,
     /// Whether a router splits the traffic.
     pub has_router: bool,
+    /// Whether all of the traffic moves at once.
+    pub is_blue_green: bool,
     /// Short description of the evidence.
     pub evidence: Option<String>,
 }
@@ -63,14 +65,21 @@ impl RolloutSummary {
             stable_revision: text(&status["stableRevision"]),
             current_revision: text(&status["currentRevision"]),
             step_index: status["step"]["index"].as_i64(),
-            step_count: status
-                .pointer("/plan/spec/strategy/canary/pace/steps")
-                .and_then(Value::as_array)
+            step_count: ["canary", "blueGreen"]
+                .iter()
+                .find_map(|name| {
+                    status
+                        .pointer(&format!("/plan/spec/strategy/{name}/pace/steps"))?
+                        .as_array()
+                })
                 .map(Vec::len),
             desired_weight: status["weights"]["desired"].as_f64(),
             verified_weight: status["weights"]["verified"].as_f64(),
             aborted_revision: text(&status["abort"]["revision"]),
-            has_router: !rollout.data["spec"]["strategy"]["canary"]["trafficRouting"].is_null(),
+            has_router: ["canary", "blueGreen"]
+                .iter()
+                .any(|name| !rollout.data["spec"]["strategy"][name]["trafficRouting"].is_null()),
+            is_blue_green: !rollout.data["spec"]["strategy"]["blueGreen"].is_null(),
             evidence: text(&status["summary"]["evidence"]),
         }
     }

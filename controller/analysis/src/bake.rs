@@ -17,6 +17,11 @@
 //! whatever affects the service as a whole during the bake (a burst, daily drift, a failing
 //! dependency) no longer cancels out but counts against the release. Source: the one-sample form of
 //! Lindon and Malek (`NeurIPS` 2022, anytime-valid inference for counts).
+//!
+//! After a blue/green switch there was no comparison at all: the canary had no traffic before. Then
+//! `p_hat` is the highest error rate that the service had in several windows that end at the switch
+//! ([`highest_rate`]). The short ones follow drift over a day, the long ones keep a quiet hour from
+//! counting as the norm.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +29,7 @@ use crate::config::{EvidenceConfig, Restarts};
 use crate::counts::{Counts, Tick};
 use crate::eprocess::{Funding, Mixture, elapsed_seconds};
 use crate::evidence::{Bets, Evidence};
+use crate::service_guard::WindowCounts;
 
 /// Upper limit of the tolerated rate: errors never exceed requests.
 const MAX_RATE: f64 = 1.0;
@@ -46,6 +52,19 @@ pub struct BakeEvidence {
     ticks: u64,
     mixture: Mixture,
     funding: Funding,
+}
+
+/// Minimum number of requests of a window whose error rate counts.
+const MIN_WINDOW_REQUESTS: f64 = 1_000.0;
+
+/// The highest error rate of these windows, with half an error added to each. `None` if none has
+/// enough requests.
+pub fn highest_rate(windows: &[WindowCounts]) -> Option<f64> {
+    let known = windows
+        .iter()
+        .filter(|window| window.requests >= MIN_WINDOW_REQUESTS);
+    let rates = known.map(|window| (window.bad + 0.5) / (window.requests + 1.0));
+    rates.reduce(f64::max)
 }
 
 /// Stable's error rate during the release, with half an error added so that the estimate is never
@@ -73,9 +92,49 @@ impl BakeEvidence {
         began_ms: i64,
         longest_seconds: f64,
     ) -> Option<Self> {
-        let config = bets.config();
         let rate = stable_rate(evidence, baseline_rate)?;
-        Some(Self {
+        Some(Self::tolerating(
+            bets,
+            evidence,
+            rate,
+            began_ms,
+            longest_seconds,
+        ))
+    }
+
+    /// Starts a bake after a blue/green switch. `windows` are the requests of the service before it.
+    /// Returns `None` if they are too few to know the error rate of the service.
+    pub fn start_after_switch(
+        bets: &Bets,
+        evidence: &Evidence,
+        windows: &[WindowCounts],
+        began_ms: i64,
+        longest_seconds: f64,
+    ) -> Option<Self> {
+        let of_release = WindowCounts {
+            requests: evidence.totals.stable_requests,
+            bad: evidence.totals.stable_errors,
+        };
+        let rates = [highest_rate(windows), highest_rate(&[of_release])];
+        let rate = rates.into_iter().flatten().reduce(f64::max)?;
+        Some(Self::tolerating(
+            bets,
+            evidence,
+            rate,
+            began_ms,
+            longest_seconds,
+        ))
+    }
+
+    fn tolerating(
+        bets: &Bets,
+        evidence: &Evidence,
+        rate: f64,
+        began_ms: i64,
+        longest_seconds: f64,
+    ) -> Self {
+        let config = bets.config();
+        Self {
             began_ms,
             tolerated_rate: (config.rho0 * rate + config.delta0).min(MAX_RATE),
             k: evidence.rollback_k(config),
@@ -84,7 +143,7 @@ impl BakeEvidence {
             ticks: 0,
             mixture: Mixture::new(config.rollback.rho.len()),
             funding: Funding::default(),
-        })
+        }
     }
 
     /// Whether this evidence has the same number of bets as `bets`.
@@ -199,6 +258,27 @@ mod tests {
             "no bake without a known error rate"
         );
         assert!(BakeEvidence::start(&bets, &evidence, Some(5e-4), 0, 600.0).is_some());
+    }
+
+    #[test]
+    fn after_a_switch_the_highest_rate_before_it_is_tolerated() {
+        let (bets, evidence) = release((0.0, 0.0));
+        let window = |requests, bad| WindowCounts { requests, bad };
+        let windows = [
+            window(1e6, 499.5),
+            window(99_999.0, 99.5),
+            window(500.0, 50.0),
+        ];
+        let start = |windows: &[WindowCounts]| {
+            BakeEvidence::start_after_switch(&bets, &evidence, windows, 0, 600.0)
+        };
+        // 1.1 times 0.1 %, and 0.005 %. A window with few requests does not count.
+        let tolerated = start(&windows).unwrap().tolerated_rate;
+        assert!((tolerated - 1.15e-3).abs() < 1e-12, "{tolerated}");
+        assert!(
+            start(&windows[2..]).is_none(),
+            "no bake without a known error rate"
+        );
     }
 
     #[test]

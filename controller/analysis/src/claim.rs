@@ -83,6 +83,8 @@ pub enum RoutedUnit {
     Client,
     /// A connection, because there is no router.
     Connection,
+    /// All of the traffic at once, by a blue/green switch.
+    AllTraffic,
 }
 
 impl RoutedUnit {
@@ -92,6 +94,7 @@ impl RoutedUnit {
             Self::Request => "request",
             Self::Client => "client",
             Self::Connection => "connection",
+            Self::AllTraffic => "switch",
         }
     }
 }
@@ -121,6 +124,8 @@ pub enum UnclaimedReason {
         /// The temper `k`.
         k: f64,
     },
+    /// All of the traffic moves at once, so that the two revisions are never compared.
+    NoComparison,
 }
 
 /// How a temper is known.
@@ -221,6 +226,9 @@ impl Claim {
     #[must_use]
     pub fn for_unit(self, unit: RoutedUnit, counted: RoutedUnit) -> Self {
         match (unit, self) {
+            (RoutedUnit::AllTraffic, _) => Self::NotClaimed {
+                reason: UnclaimedReason::NoComparison,
+            },
             (RoutedUnit::Request, _)
             | (_, Self::LimitedByPods { .. } | Self::NotClaimed { .. }) => self,
             (_, Self::PerRequest) if unit == counted => Self::PerCountedUnit { unit },
@@ -335,6 +343,12 @@ impl UnclaimedReason {
                  it, but only by an estimate.",
                 significant(*k)
             ),
+            Self::NoComparison => {
+                "No bound on false rollbacks is claimed: all of the traffic moves at \
+                                   once, so the two revisions are never compared. The new one is \
+                                   compared with the past of the service, which is a heuristic."
+                    .to_owned()
+            }
             Self::ClusteringRose { from, to } => format!(
                 "No bound on false rollbacks is claimed: errors cluster more than before the release \
                  (k rose from {} to {}).",

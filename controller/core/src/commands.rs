@@ -15,8 +15,8 @@ use crate::state::{COMMANDS_LIMIT, HandledCommand, Pause, PauseReason, Stage};
 use crate::text::UserName;
 use crate::units::saturating_add;
 use crate::{
-    abort, freeze_override, guardrail_holds, promotion, release_analysis, restart, spec_change,
-    steps, workload,
+    abort, blue_green, freeze_override, guardrail_holds, promotion, release_analysis, restart,
+    spec_change, steps, workload,
 };
 
 /// Time after which a command that was not handled is refused: the release may have changed in ways
@@ -241,6 +241,15 @@ pub(crate) fn abort_release(
     match (transition.state.stage, current) {
         (Stage::Progressing | Stage::Promoting, Some(revision)) => {
             let message = format!("revision {revision} is aborted; its traffic returns to stable");
+            abort::on_command(cx, transition, revision, command);
+            CommandOutcome::done(message)
+        }
+        (Stage::Stable, Some(revision))
+            if blue_green::previous_side(cx, &transition.state).is_some() =>
+        {
+            let previous = blue_green::previous_side(cx, &transition.state).cloned();
+            let message = format!("revision {revision} is aborted; all traffic switches back");
+            transition.state.stable_revision = previous;
             abort::on_command(cx, transition, revision, command);
             CommandOutcome::done(message)
         }

@@ -141,7 +141,12 @@ impl Transition {
         at: Timestamp,
         message: impl Into<Message>,
     ) {
+        let plan = self.state.plan.as_ref();
+        let is_switch =
+            result == ReleaseResult::Promoted && plan.is_some_and(|plan| plan.spec.is_blue_green());
+        let stable = self.state.stable_revision.clone();
         self.state.history.push(ReleaseRecord {
+            replaced: stable.filter(|stable| is_switch && *stable != revision),
             revision,
             result,
             at,

@@ -142,7 +142,7 @@ fn guardrail_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
         return None;
     }
     let hold = effective_guardrail_holds(cx, state).into_iter().next()?;
-    let has_pods_to_wait_for = state.current_revision.is_some() && cx.plan.routing().is_some();
+    let has_pods_to_wait_for = state.current_revision.is_some() && !cx.plan.splits_by_pods();
     let needed = needed_pods(cx, state);
     let pods = || pods_hold(cx, state, needed).filter(|_| has_pods_to_wait_for);
     Some(pods().unwrap_or(hold))
@@ -225,7 +225,7 @@ pub(crate) fn time_hold(cx: &Context<'_>, code: HoldCode, end: Timestamp) -> Opt
 
 /// Waits until the canary's share is observed to be `share`, with the pods for it.
 pub(crate) fn traffic_hold(cx: &Context<'_>, state: &State, share: Weight) -> Option<Hold> {
-    if cx.plan.routing().is_none() {
+    if cx.plan.splits_by_pods() {
         let is_reached = replica_ratio::is_reached(cx, &target::target(cx, state));
         let canary_service = cx.observed.canary_service.as_ref();
         let is_bound = share.is_zero()

@@ -12,7 +12,7 @@ use crate::observed::{RouteView, ServiceView};
 use crate::plan::{Canary, RouteRef};
 use crate::route_state;
 use crate::state::{Stage, State};
-use crate::units::Weight;
+use crate::units::{Revision, Weight};
 
 /// A safety rule that a decision would have broken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,14 @@ pub(crate) fn check(
             check_route_is_held(cx, route, *canary)?;
             check_share(cx, state, *canary)
         }
-        Effect::BindService { side, name, .. } => check_service_is_held(cx, *side, name),
+        Effect::BindService {
+            side,
+            name,
+            revision,
+        } => {
+            check_service_is_held(cx, *side, name)?;
+            check_binding(cx, state, *side, revision)
+        }
         Effect::Scale {
             revision, replicas, ..
         } => check_scale(cx, revision, *replicas),
@@ -112,6 +119,36 @@ fn check_service_is_held(
     }
 }
 
+/// The stable Service never changes from a revision with pods to one without, nor to an aborted
+/// one.
+fn check_binding(
+    cx: &Context<'_>,
+    state: &State,
+    side: Side,
+    revision: &Revision,
+) -> Result<(), InvariantViolation> {
+    let service = cx.observed.stable_service.as_ref();
+    let Some(service) = service.filter(|_| side == Side::Stable) else {
+        return Ok(());
+    };
+    let set = cx.observed.replica_sets.get(revision);
+    let available = set.map_or(0, |set| set.available);
+    if service.exists && service.ready > 0 && available == 0 {
+        return violation(
+            "ServiceHasPods",
+            format!("the stable Service would select {revision} without an available pod"),
+        );
+    }
+    let aborted = state.abort.as_ref().map(|abort| &abort.revision);
+    if state.stage == Stage::Aborted && aborted == Some(revision) {
+        return violation(
+            "NoRaiseAfterAbort",
+            format!("the stable Service would select the aborted revision {revision}"),
+        );
+    }
+    Ok(())
+}
+
 /// No route is written whose stable Service another Rollout holds, and none is raised that another
 /// Rollout splits.
 fn check_route_is_held(
@@ -151,6 +188,12 @@ fn check_share(cx: &Context<'_>, state: &State, share: Weight) -> Result<(), Inv
             format!("the share would rise from {written} to {share} against a guardrail"),
         );
     }
+    if cx.plan.is_blue_green() && !share.is_zero() && share != Weight::FULL {
+        return violation(
+            "AllTrafficAtOnce",
+            format!("the new revision would get {share} instead of everything or nothing"),
+        );
+    }
     let service = cx.observed.canary_service.as_ref();
     let selected = service.and_then(|service| service.selects.as_ref());
     let set = selected.and_then(|revision| cx.observed.replica_sets.get(revision));
@@ -167,7 +210,7 @@ fn check_share(cx: &Context<'_>, state: &State, share: Weight) -> Result<(), Inv
 /// Nothing is scaled to zero while the objects send requests to it.
 fn check_scale(
     cx: &Context<'_>,
-    revision: &crate::units::Revision,
+    revision: &Revision,
     replicas: u32,
 ) -> Result<(), InvariantViolation> {
     let selects = |service: Option<&ServiceView>| {
@@ -176,7 +219,7 @@ fn check_scale(
     let gets_traffic = selects(cx.observed.stable_service.as_ref())
         || (selects(cx.observed.canary_service.as_ref()) && !route_state::written(cx).is_zero());
     // A single pod without surge has to end before the next can start.
-    let is_unavoidable = cx.plan.routing().is_none() && !replica_ratio::has_room_for_both(cx);
+    let is_unavoidable = cx.plan.splits_by_pods() && !replica_ratio::has_room_for_both(cx);
     if replicas == 0 && gets_traffic && cx.plan.replicas > 0 && !is_unavoidable {
         return violation(
             "PodsUnderTraffic",
@@ -197,7 +240,6 @@ mod tests {
     use crate::hold::{Hold, HoldCode};
     use crate::observed::{Observed, Programmed, ReplicaSetView};
     use crate::plan::RouteKind;
-    use crate::units::Revision;
 
     fn route() -> RouteRef {
         RouteRef {

@@ -10,11 +10,13 @@
 pub mod assignment_unit;
 pub mod backoff;
 pub mod baseline;
+pub mod blue_green;
 pub mod command;
 pub mod commands;
 pub mod effect;
 pub mod guardrail;
 pub mod hold;
+pub mod layer4_rule;
 pub mod lease;
 pub mod observation;
 pub mod observed;

@@ -313,6 +313,7 @@ fn end_release(
         result,
         at: now,
         message: message.clone(),
+        replaced: None,
     });
     let extra = state.history.len().saturating_sub(HISTORY_LIMIT);
     state.history.drain(..extra);

@@ -45,6 +45,9 @@ pub struct Observed {
     pub replicas_source: ReplicasSource,
     /// The hash of the valid spec's plan. `None` if the spec is invalid.
     pub plan_hash: Option<String>,
+    /// Whether the release keeps its strategy although the spec has another one
+    /// ([`crate::blue_green::keep_strategy`]).
+    pub keeps_strategy: bool,
     /// `spec.analysis`. `None` if it is unset or cannot be decoded.
     pub spec_analysis: Option<AnalysisDocument>,
     /// The revision of the spec's template. `None` if it is not known.

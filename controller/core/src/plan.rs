@@ -103,6 +103,9 @@ pub enum Exposure {
     /// As [`Exposure::ReplicaRatio`], with a Service for each side that selects its pods. There are
     /// no routes.
     ReplicaRatioServices(Routing),
+    /// The revision that the stable Service selects has all of the traffic. The canary Service
+    /// selects the other side. There are no routes.
+    Switch(Routing),
 }
 
 /// How a new revision replaces the stable one.
@@ -111,6 +114,9 @@ pub enum Exposure {
 pub enum Strategy {
     /// Traffic moves in steps, analyzed on the way.
     Canary(Canary),
+    /// All of the traffic moves at once, when the new revision has all of its pods. The settings
+    /// are those of a canary whose steps set no weight ([`crate::blue_green`]).
+    BlueGreen(Canary),
 }
 
 /// The canary strategy.
@@ -261,7 +267,8 @@ pub struct RouteRef {
     pub kind: RouteKind,
     /// The object's name.
     pub name: String,
-    /// The rule's name. `None` for every rule that has the stable Service as a backend.
+    /// The rule's name, or what it matches ([`crate::layer4_rule::Layer4Rule`]). `None` for every rule
+    /// that has the stable Service as a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
 }
@@ -269,9 +276,44 @@ pub struct RouteRef {
 /// The kinds of route that Serin writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouteKind {
-    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    /// `gateway.networking.k8s.io` HTTPRoute.
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
+    /// `gateway.networking.k8s.io` GRPCRoute.
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
+    /// `gateway.networking.k8s.io` TLSRoute.
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    /// `gateway.networking.k8s.io` TCPRoute.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+    /// `networking.istio.io` VirtualService.
+    VirtualService,
+    /// `networking.k8s.io` Ingress with the canary annotations of ingress-nginx.
+    Ingress,
+    /// `traefik.io` TraefikService.
+    TraefikService,
+    /// `projectcontour.io` HTTPProxy.
+    #[serde(rename = "HTTPProxy")]
+    HttpProxy,
+    /// `apisix.apache.org` ApisixRoute.
+    ApisixRoute,
+}
+
+impl RouteKind {
+    /// All kinds.
+    pub const ALL: [Self; 9] = [
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
+        Self::VirtualService,
+        Self::Ingress,
+        Self::TraefikService,
+        Self::HttpProxy,
+        Self::ApisixRoute,
+    ];
 }
 
 /// What sets the pace of a release.
@@ -425,21 +467,23 @@ fn is_default_warm_up(warm_up: &Duration) -> bool {
 }
 
 impl Plan {
-    /// The canary strategy of the plan.
+    /// The settings of the strategy.
     pub fn canary(&self) -> &Canary {
-        let Strategy::Canary(canary) = &self.strategy;
+        let (Strategy::Canary(canary) | Strategy::BlueGreen(canary)) = &self.strategy;
         canary
     }
 
     pub(crate) fn canary_mut(&mut self) -> &mut Canary {
-        let Strategy::Canary(canary) = &mut self.strategy;
+        let (Strategy::Canary(canary) | Strategy::BlueGreen(canary)) = &mut self.strategy;
         canary
     }
 
     /// The router, if any.
     pub fn routing(&self) -> Option<&Routing> {
         match &self.exposure {
-            Exposure::ReplicaRatio | Exposure::ReplicaRatioServices(_) => None,
+            Exposure::ReplicaRatio | Exposure::ReplicaRatioServices(_) | Exposure::Switch(_) => {
+                None
+            }
             Exposure::Weighted(routing) => Some(routing),
         }
     }
@@ -449,7 +493,9 @@ impl Plan {
     pub fn services(&self) -> Option<&Routing> {
         match &self.exposure {
             Exposure::ReplicaRatio => None,
-            Exposure::Weighted(routing) | Exposure::ReplicaRatioServices(routing) => Some(routing),
+            Exposure::Weighted(routing)
+            | Exposure::ReplicaRatioServices(routing)
+            | Exposure::Switch(routing) => Some(routing),
         }
     }
 

@@ -77,7 +77,7 @@ pub(crate) fn overdue_at(cx: &Context<'_>, state: &State) -> Option<Timestamp> {
 /// How far the release has come toward what it waits for. Comparable within one step only.
 fn measure(cx: &Context<'_>, state: &State) -> i64 {
     let target = target::target(cx, state);
-    if cx.plan.routing().is_none() {
+    if cx.plan.splits_by_pods() {
         return replica_ratio::pods_in_place(cx, &target);
     }
     let Some(current) = state.current_revision.as_ref() else {

@@ -41,7 +41,7 @@ pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
     if cx.plan.services().is_none() || bindings::stable_serves(cx, current) {
         return None;
     }
-    if cx.plan.routing().is_none() {
+    if cx.plan.splits_by_pods() {
         let message = "waiting for the endpoints of the stable Service";
         return Some(Hold::new(HoldCode::PodsNotAvailable, message));
     }

@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 
+use crate::blue_green::switched_share;
 use crate::context::Context;
 use crate::observed::{Programmed, RouteView};
-use crate::plan::Routing;
+use crate::plan::{Exposure, Routing};
 use crate::units::{Revision, Weight, saturating_add};
 
 /// From when a route does what its object says. `None` if that is not known yet.
@@ -24,6 +25,11 @@ fn effective_from(routing: &Routing, route: &RouteView) -> Option<Timestamp> {
 
 /// The canary's share that is in effect on every route. `None` while a change is on its way.
 pub(crate) fn in_effect(cx: &Context<'_>) -> Option<Weight> {
+    if let Exposure::Switch(services) = &cx.plan.exposure {
+        let since = cx.observed.stable_service.as_ref()?.serving_since?;
+        let is_settled = cx.reached(saturating_add(since, services.settle));
+        return is_settled.then(|| switched_share(cx.observed));
+    }
     let routing = cx.plan.routing()?;
     let first = cx.observed.routes.first()?.canary_weight.clone().ok()?;
     let is_in_effect = cx.observed.routes.iter().all(|route| {
@@ -33,10 +39,14 @@ pub(crate) fn in_effect(cx: &Context<'_>) -> Option<Weight> {
     is_in_effect.then_some(first)
 }
 
-/// The share that is in effect for this revision. While the canary Service still selects a
-/// superseded revision, only a share of zero counts.
+/// The share that is in effect for this revision. While the Service with the canary's share still
+/// selects a superseded revision, only a share of zero counts.
 pub(crate) fn in_effect_for(cx: &Context<'_>, revision: Option<&Revision>) -> Option<Weight> {
-    let service = cx.observed.canary_service.as_ref();
+    let service = if cx.plan.switches_service() {
+        cx.observed.stable_service.as_ref()
+    } else {
+        cx.observed.canary_service.as_ref()
+    };
     let is_selected = service.is_some_and(|service| service.selects.as_ref() == revision);
     in_effect(cx).filter(|share| share.is_zero() || is_selected)
 }
@@ -50,6 +60,9 @@ pub(crate) fn superseded_gets_traffic(cx: &Context<'_>, current: Option<&Revisio
 
 /// The highest share that any route's object gives the canary.
 pub(crate) fn written(cx: &Context<'_>) -> Weight {
+    if cx.plan.switches_service() {
+        return switched_share(cx.observed);
+    }
     let routes = cx.observed.routes.iter();
     let weights = routes.filter_map(|route| route.canary_weight.clone().ok());
     weights.max().unwrap_or(Weight::ZERO)
@@ -72,6 +85,9 @@ pub(crate) fn canary_is_unreachable(cx: &Context<'_>) -> bool {
 
 /// Why the routes do not have the wanted effect yet.
 pub(crate) fn describe_pending(cx: &Context<'_>) -> String {
+    if cx.plan.switches_service() {
+        return "waiting for the endpoints of the active Service".to_owned();
+    }
     for route in &cx.observed.routes {
         match (&route.canary_weight, &route.programmed) {
             (Err(problem), _) | (Ok(_), Programmed::Pending(problem)) => {

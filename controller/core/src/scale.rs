@@ -48,7 +48,7 @@ pub fn report(plan: &Plan, observed: &Observed, effects: &[Effect], now: Timesta
 fn standing_pods(plan: &Plan, observed: &Observed) -> u32 {
     let sets = observed.replica_sets.values();
     let pods = sets.map(|set| set.current.min(set.desired));
-    let is_shared = plan.routing().is_none() || plan.canary().dynamic_stable_scale;
+    let is_shared = plan.splits_by_pods() || plan.canary().dynamic_stable_scale;
     let standing = if is_shared {
         pods.fold(0, u32::saturating_add)
     } else {
@@ -60,7 +60,9 @@ fn standing_pods(plan: &Plan, observed: &Observed) -> u32 {
 /// The revisions with pods that may receive requests, now or by one of the effects. `None` if there
 /// are no other pods, or if it is not known.
 fn loaded_revisions(cx: &Context<'_>, effects: &[Effect]) -> Option<BTreeSet<Revision>> {
-    cx.plan.routing()?;
+    if cx.plan.splits_by_pods() {
+        return None;
+    }
     let stable = cx.observed.stable_service.as_ref()?;
     let canary = cx.observed.canary_service.as_ref()?;
     // A Service that is not bound may select any pod.

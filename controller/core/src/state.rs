@@ -534,6 +534,9 @@ pub struct ReleaseRecord {
     pub at: Timestamp,
     /// Explanation for operators.
     pub message: Message,
+    /// Revision that was stable before a promotion by blue/green.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<Revision>,
 }
 
 /// How a release ended.

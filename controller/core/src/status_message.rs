@@ -7,7 +7,9 @@ use crate::hold::{Hold, HoldCode, HoldSource};
 use crate::holds::{self, Holds};
 use crate::state::{HOLDS_LIMIT, Phase, Stage, State};
 use crate::units::Weight;
-use crate::{abort, guardrail_holds, progress, restart, route_state, steps, target, workload};
+use crate::{
+    abort, blue_green, guardrail_holds, progress, restart, route_state, steps, target, workload,
+};
 
 /// Sets the phase, the message and the holds.
 pub(crate) fn update(cx: &Context<'_>, transition: &mut Transition) {
@@ -54,10 +56,11 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
         Stage::FirstDeploy => describe_first_deploy(cx, state, hold),
         Stage::Progressing => describe_progressing(cx, state, hold),
         Stage::Promoting => {
-            let action = if state.active_bake().is_some() {
-                "baking at 100 %"
-            } else {
-                "going to 100 %"
+            let action = match (cx.plan.is_blue_green(), state.active_bake().is_some()) {
+                (true, true) => "baking after the switch",
+                (true, false) => "switching to the new revision",
+                (false, true) => "baking at 100 %",
+                (false, false) => "going to 100 %",
             };
             (Phase::Progressing, with_hold(action, hold))
         }
@@ -78,6 +81,12 @@ fn describe(cx: &Context<'_>, state: &State, holds: &Holds) -> (Phase, String) {
             .map(|by| format!(" by {by}"))
             .unwrap_or_default();
         message = format!("{message}; the freeze was lifted{by}: {}", lifted.reason);
+    }
+    if cx.observed.keeps_strategy {
+        let end = if message.ends_with('.') { "" } else { "." };
+        message = format!(
+            "{message}{end} The change of spec.strategy counts when the traffic of this release is at rest"
+        );
     }
     let is_edited = state
         .release_analysis
@@ -145,6 +154,10 @@ fn describe_progressing(cx: &Context<'_>, state: &State, hold: Option<&Hold>) ->
     let total = cx.plan.steps().len();
     let number = state.step.map_or(0, |step| step.index) + 1;
     let mut position = match steps::current(cx.plan, state) {
+        Some(step) if cx.plan.is_blue_green() => {
+            let description = blue_green::describe_step(step);
+            format!("step {number} of {total} ({description})")
+        }
         Some(step) => format!("step {number} of {total} ({})", steps::describe(step)),
         None if total > 0 => format!("all {total} steps are complete"),
         None => format!("at {}, paced by evidence", state.weights.desired),
@@ -198,7 +211,7 @@ fn describe_stable(cx: &Context<'_>, state: &State) -> (Phase, String) {
     let available = set.map_or(0, |set| set.available);
     let is_complete = available >= cx.plan.canary().sufficient_pods(cx.plan.replicas);
     let has_no_canary_traffic =
-        cx.plan.routing().is_none() || route_state::in_effect(cx) == Some(Weight::ZERO);
+        cx.plan.splits_by_pods() || route_state::in_effect(cx) == Some(Weight::ZERO);
     if available == 0 && cx.plan.replicas > 0 {
         let message = "no pod of the stable revision is available";
         return (Phase::Degraded, message.to_owned());
@@ -217,6 +230,13 @@ fn describe_stable(cx: &Context<'_>, state: &State) -> (Phase, String) {
     // Pods that come and go do not undo what was completed; the Available condition reports them.
     let before = &cx.observed.state;
     let was_healthy = before.phase == Phase::Healthy && before.stage == Stage::Stable;
+    if let Some(previous) = blue_green::previous_side(cx, state) {
+        let message = format!(
+            "the revision is stable; the pods of revision {previous} are kept, so that an abort \
+             switches back"
+        );
+        return (Phase::Healthy, message);
+    }
     if was_healthy || (is_complete && has_no_canary_traffic) {
         return (Phase::Healthy, "the revision is stable".to_owned());
     }

@@ -41,7 +41,7 @@ pub(crate) fn begin_step(cx: &Context<'_>, transition: &mut Transition, index: u
 pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
     if state.restarting {
         let is_without_traffic =
-            cx.plan.routing().is_none() || route_state::in_effect(cx) == Some(Weight::ZERO);
+            cx.plan.splits_by_pods() || route_state::in_effect(cx) == Some(Weight::ZERO);
         return (!is_without_traffic).then(|| holds::route_hold(cx));
     }
     match (&cx.plan.canary().pace, state.step) {

@@ -8,6 +8,7 @@ use crate::baseline;
 use crate::context::Context;
 use crate::converge::replica_ratio;
 use crate::guardrail_holds;
+use crate::holds;
 use crate::plan::{Canary, CanaryScale, Pace};
 use crate::route_state;
 use crate::state::{Stage, State};
@@ -72,7 +73,7 @@ pub(crate) fn target(cx: &Context<'_>, state: &State) -> Target {
     };
     Target {
         share,
-        may_raise: state.is_releasing() && !guardrail_holds::forbid_traffic(cx, state),
+        may_raise: may_raise(cx, state),
         pods: pods(cx, state, share),
         stable_binding: stable_binding(cx, state),
         canary_binding: canary_binding(cx, state),
@@ -88,6 +89,10 @@ pub(crate) fn target(cx: &Context<'_>, state: &State) -> Target {
         is_cutover: state.stage == Stage::Promoting,
         prunes_history: state.stage == Stage::Stable,
     }
+}
+
+fn may_raise(cx: &Context<'_>, state: &State) -> bool {
+    state.is_releasing() && !guardrail_holds::forbid_traffic(cx, state)
 }
 
 fn pods(cx: &Context<'_>, state: &State, share: Weight) -> BTreeMap<Revision, PodTarget> {
@@ -141,10 +146,12 @@ fn pods(cx: &Context<'_>, state: &State, share: Weight) -> BTreeMap<Revision, Po
 /// The canary's pods while a release is under way.
 fn canary_side_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
     let replicas = cx.plan.replicas;
-    match cx.plan.routing() {
-        Some(_) if state.stage == Stage::Promoting => replicas,
-        Some(_) => canary_pods(cx, state, share),
-        None => unrouted_counts(cx, state, share).0,
+    if cx.plan.splits_by_pods() {
+        return unrouted_counts(cx, state, share).0;
+    }
+    match state.stage {
+        Stage::Promoting => replicas,
+        _ => canary_pods(cx, state, share),
     }
 }
 
@@ -155,14 +162,18 @@ fn stable_binding(cx: &Context<'_>, state: &State) -> Option<Revision> {
         // A Service that was not bound yet sends no request to a revision that a guardrail holds.
         Stage::FirstDeploy => current.filter(|_| !guardrail_holds::forbid_traffic(cx, state)),
         // No route splits the requests of the two Services: the pods decide when it can be switched.
-        Stage::Promoting if cx.plan.routing().is_none() => current,
+        Stage::Promoting if cx.plan.splits_by_pods() => current,
         Stage::Promoting => {
             let service = cx.observed.stable_service.as_ref();
             let selected = service.and_then(|service| service.selects.as_ref());
             let is_switched = current.is_some() && selected == current.as_ref();
-            let is_complete = route_state::in_effect_for(cx, current.as_ref())
-                == Some(Weight::FULL)
-                && (cx.plan.bake().is_none() || state.is_bake_complete());
+            let is_complete = if cx.plan.switches_service() {
+                // The Service moves the traffic: it changes once all pods can serve.
+                may_raise(cx, state) && holds::pods_hold(cx, state, cx.plan.replicas).is_none()
+            } else {
+                route_state::in_effect_for(cx, current.as_ref()) == Some(Weight::FULL)
+                    && (cx.plan.bake().is_none() || state.is_bake_complete())
+            };
             if is_switched || is_complete {
                 current
             } else {
@@ -179,8 +190,11 @@ fn canary_binding(cx: &Context<'_>, state: &State) -> Option<Revision> {
         Stage::Progressing | Stage::Promoting | Stage::FirstDeploy => {
             state.current_revision.clone()
         }
-        // Without a router requests reach the Service all the time, also once its canary is gone.
-        Stage::Aborted | Stage::Stable if cx.plan.routing().is_none() => {
+        // Without a router requests reach the Service all the time, also once its canary is gone. A
+        // preview without a release shows the active revision.
+        Stage::Aborted | Stage::Stable
+            if cx.plan.routing().is_none() || cx.plan.is_blue_green() =>
+        {
             state.stable_revision.clone()
         }
         // A route that names the Service from the beginning is resolved by its router only if the
@@ -248,7 +262,7 @@ pub(crate) fn sufficient_canary_pods(cx: &Context<'_>, state: &State, share: Wei
 /// The stable pods while a release is under way.
 fn stable_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
     let (canary, replicas) = (cx.plan.canary(), cx.plan.replicas);
-    if cx.plan.routing().is_none() {
+    if cx.plan.splits_by_pods() {
         return unrouted_counts(cx, state, share).1;
     }
     // All of stable has to be there before a superseded canary can lose its traffic.

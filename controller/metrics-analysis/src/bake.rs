@@ -65,11 +65,25 @@ impl ReleaseAnalysis {
             ln_e(one).total_cmp(&ln_e(other))
         });
         let (_, bake) = worst?;
+        let (name, record, comparison) = if self.is_blue_green {
+            (
+                "new revision",
+                "the active revision before the switch",
+                "This compares with the past and not with another side, so it is a heuristic: what \
+                 affects the whole service counts against the release.",
+            )
+        } else {
+            (
+                "canary",
+                "stable during the release",
+                "There is no stable side left to compare with.",
+            )
+        };
         let message = format!(
-            "Rolled back from {}: with all of the traffic, the canary failed {} of {} requests. \
-             About {} failures are tolerated, based on the error rate of stable during the \
-             release. {why}A release within this tolerance shows evidence this strong (E = {}) at \
-             most 1 time in {}. There is no stable side left to compare with.",
+            "Rolled back from {}: with all of the traffic, the {name} failed {} of {} requests. \
+             About {} failures are tolerated, based on the error rate of {record}. {why}A release \
+             within this tolerance shows evidence this strong (E = {}) at most 1 time in {}. \
+             {comparison}",
             percent(self.weight.as_percent() / 100.0),
             thousands(bake.counts.canary_errors),
             thousands(bake.counts.canary_requests),

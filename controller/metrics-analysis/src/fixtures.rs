@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serin_analysis::claim::RoutedUnit;
+use serin_core::plan::RouteKind;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, PrometheusSpec};
 
@@ -13,6 +14,7 @@ use crate::{AnalysisRequest, ReleasePhase, RolloutName};
 pub fn split_rule(namespace: &str, route: &str, service: &str) -> RouteRule {
     let [namespace, service] = [namespace, service].map(ToOwned::to_owned);
     RouteRule {
+        kind: RouteKind::HttpRoute,
         namespace: namespace.clone(),
         route: route.to_owned(),
         index: Some(0),
@@ -78,6 +80,7 @@ pub fn request() -> AnalysisRequest {
         routed_unit: RoutedUnit::Request,
         weight: Weight::percent(20),
         pace: None,
+        is_blue_green: false,
         evidence_required_at: None,
         phase: ReleasePhase::Release,
         freeze_lifted: false,

@@ -5,6 +5,7 @@
 //! sides cannot be distinguished, the indicator is rejected with instructions: a guess could
 //! analyze the wrong pods.
 
+use serin_core::plan::RouteKind;
 use serin_crds::analysis::Indicator;
 
 use crate::matcher::{
@@ -68,6 +69,7 @@ impl IndicatorCounters {
                 .collect();
         }
         let (canary, stable) = services(indicator, request)?;
+        check_route_kinds(indicator, request)?;
         match indicator {
             Indicator::Traefik => traefik(request, canary, stable),
             Indicator::Istio => istio(request, canary, stable).map(|only| vec![only]),
@@ -78,6 +80,24 @@ impl IndicatorCounters {
             Indicator::Pod | Indicator::EnvoyGateway => Ok(Vec::new()),
         }
     }
+}
+
+/// Rejects an indicator whose counters name the route if a route of another kind is split as well:
+/// its requests would be missing.
+fn check_route_kinds(indicator: Indicator, request: &AnalysisRequest) -> Result<(), String> {
+    if !matches!(indicator, Indicator::Traefik | Indicator::Linkerd) {
+        return Ok(());
+    }
+    let mut split = request.rules.split.iter();
+    let Some(other) = split.find(|rule| rule.kind != RouteKind::HttpRoute) else {
+        return Ok(());
+    };
+    Err(format!(
+        "the {} indicator counts requests of HTTPRoutes, and {} is split as well: use the indicator \
+         pod, or counters of your own",
+        indicator_name(indicator),
+        other.title()
+    ))
 }
 
 /// Names of the canary Service and the stable Service.
@@ -227,7 +247,8 @@ fn linkerd(
     let namespace = &request.rollout.namespace;
     let split = &request.rules.split;
     let is_other_route = |rule: &RouteRule| {
-        rule.namespace != *namespace || split.iter().all(|split| split.route != rule.route)
+        let is_same = |split: &RouteRule| (split.kind, &split.route) == (rule.kind, &rule.route);
+        rule.namespace != *namespace || !split.iter().any(is_same)
     };
     check_not_shared(Indicator::Linkerd, request, is_other_route)?;
     let [canary, stable] = [canary, stable].map(regex::escape);

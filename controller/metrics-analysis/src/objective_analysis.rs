@@ -1,5 +1,6 @@
 //! The analysis of one objective of a release: its queries, its evidence and its errors.
 
+mod availability;
 mod plan;
 mod poll;
 
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serin_analysis::bake::BakeEvidence;
-use serin_analysis::decision::Availability;
 use serin_analysis::objective::{PodWarmUp, RoundContext};
 use serin_analysis::{
     Arm, Objective, ObjectiveConfig, ObjectiveState, PodId, RoundReport, SampleBatch,
@@ -20,26 +20,20 @@ use crate::baseline::BaselinePods;
 use crate::checkpoint::ObjectiveCheckpoint;
 use crate::counter_selectors::{AnalysisError, CounterSelectors};
 use crate::endpoints::ObjectiveEndpoints;
-use crate::histogram::EDGE_LABEL;
 use crate::latency_guard::{ObjectiveLatencyGuard, PriorEvidence};
-use crate::prometheus::{Answer, Labels, QueryError};
+use crate::prometheus::{Answer, Labels};
 use crate::sample_reader::{EMPTY_ANSWER, ObjectiveAnswers, SampleReader, source_key};
 use crate::scrape_interval::ScrapeInterval;
 use crate::server_side_aggregation::ServerSideAggregation;
 use crate::service_slo::ServiceSlo;
 use crate::settings::{Settings, millis, timing};
 use crate::target_deduplicator::TargetDeduplicator;
+use availability::native_edges;
 use plan::evidence_fingerprint;
 
+pub(crate) use availability::ReadFailure;
 pub use plan::ObjectivePlan;
 pub use poll::ObjectivePoll;
-
-/// A failure to read the metrics of an objective.
-#[derive(Clone, Debug)]
-pub(crate) struct ReadFailure {
-    pub(crate) since_ms: i64,
-    pub(crate) error: QueryError,
-}
 
 /// The analysis of one objective.
 #[derive(Debug)]
@@ -77,24 +71,6 @@ pub struct ObjectiveAnalysis {
     endpoints: Option<ObjectiveEndpoints>,
     /// The stable pods that the canary is compared with.
     pub(crate) baseline: BaselinePods,
-}
-
-/// Bucket bounds that all native histograms in an answer have in common. Empty if there is no
-/// native histogram.
-fn native_edges(answer: &Answer) -> Vec<f64> {
-    let mut edges: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut histograms = 0;
-    for series in answer {
-        match series.labels.get(EDGE_LABEL) {
-            Some(edge) => *edges.entry(edge).or_default() += 1,
-            // Only a native histogram returns its count together with its buckets.
-            None => histograms += 1,
-        }
-    }
-    let of_all = edges
-        .into_iter()
-        .filter(|(_, series)| histograms > 0 && *series >= histograms);
-    of_all.filter_map(|(edge, _)| edge.parse().ok()).collect()
 }
 
 /// An objective that is added later than this after the start of a release is counted from now on,
@@ -488,52 +464,6 @@ impl ObjectiveAnalysis {
         }
         if report.future_samples > 0 {
             tracing::debug!(objective = %self.spec.name, samples = report.future_samples, "ignoring samples from the future");
-        }
-    }
-
-    /// The error that no bucket ends at the threshold, once the buckets are known.
-    fn missing_edge(&self) -> Option<AnalysisError> {
-        let histogram = self.counters.histogram.as_ref()?;
-        let edges = [self.service.edges.as_slice(), &self.native_edges].concat();
-        let message = histogram
-            .check_edges(&edges)
-            .err()
-            .filter(|_| !edges.is_empty())?;
-        Some(AnalysisError::missing_edge(&self.spec.name, &message))
-    }
-
-    pub(crate) fn error(&self, grace_ms: i64, now_ms: i64) -> Option<AnalysisError> {
-        if let Some(analysis_error) = self.missing_edge() {
-            return Some(analysis_error);
-        }
-        if let Some(why) = &self.ambiguity {
-            return Some(AnalysisError::ambiguous_series(&self.spec.name, why));
-        }
-        let failing = self.read_failure.as_ref()?;
-        if let (Some(_), QueryError::TooLarge(size)) = (self.aggregation, &failing.error) {
-            return Some(AnalysisError::too_large(&self.spec.name, size));
-        }
-        let is_told =
-            !failing.error.is_server_wide() || now_ms.saturating_sub(failing.since_ms) >= grace_ms;
-        is_told.then(|| AnalysisError::from_query_error(&self.spec.name, &failing.error))
-    }
-
-    pub(crate) fn availability(&self, grace_ms: i64, now_ms: i64) -> Availability {
-        if self.missing_edge().is_some() || self.ambiguity.is_some() {
-            return Availability::Unreachable {
-                since_ms: self.state.evidence.began_ms,
-            };
-        }
-        match &self.read_failure {
-            Some(failing) if self.error(grace_ms, now_ms).is_some() => match failing.error {
-                QueryError::Partial(_) => Availability::Partial {
-                    since_ms: failing.since_ms,
-                },
-                _ => Availability::Unreachable {
-                    since_ms: failing.since_ms,
-                },
-            },
-            _ => Availability::Ok,
         }
     }
 

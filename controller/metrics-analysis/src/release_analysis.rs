@@ -1,25 +1,25 @@
 //! The analysis of one release, without IO: consumes query results and updates the evidence.
 
+mod dispersion;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serin_analysis::PodId;
 use serin_analysis::bake::BakeEvidence;
+use serin_analysis::claim::RoutedUnit;
 use serin_analysis::objective::{PodWarmUp, RoundContext};
-use serin_analysis::placebo::{HOUR_MS, placebo};
-use serin_analysis::{Objective, PodId, SampleBatch};
 use serin_core::units::{Revision, Weight};
 
 use crate::checkpoint::{Checkpoint, RollbackDecision, previous_ended_second};
 use crate::checks::{CheckContext, Checks};
-use crate::coarse_history::CoarseHistory;
 use crate::counter_selectors::AnalysisError;
 use crate::objective_analysis::{ObjectiveAnalysis, ObjectivePlan, ObjectivePoll, ReadFailure};
 use crate::prometheus::{Answer, QueryError, Server, newest_ms};
 use crate::request::{AnalysisRequest, ReleasePhase};
-use crate::sample_reader::{ObjectiveAnswers, SampleReader};
+use crate::sample_reader::ObjectiveAnswers;
 use crate::service_slo::ServiceSlo;
 use crate::settings::{Settings, millis};
-use crate::target_deduplicator::TargetDeduplicator;
 
 /// Time for which an unavailable server is tolerated before it is reported: two scrapes, within
 /// these bounds in milliseconds. During this time the existing data is as fresh as it would be
@@ -46,6 +46,8 @@ pub struct ReleaseAnalysis {
     /// Whether explicit steps set the pace, so that any weight can be the last one before
     /// promotion.
     pub(crate) by_steps: bool,
+    /// Whether all of the traffic moves at once, so that the two sides are never compared.
+    pub(crate) is_blue_green: bool,
     /// Phase of the release and its start in milliseconds since the epoch.
     pub(crate) phase: (ReleasePhase, i64),
     /// Phase of the last request. The evidence may have advanced the phase since then.
@@ -117,6 +119,7 @@ impl ReleaseAnalysis {
             fresh_since_ms: checkpoint.fresh_since_ms,
             rollback_decision: checkpoint.decided,
             by_steps: request.pace.is_none(),
+            is_blue_green: request.is_blue_green,
             proven_at: request.evidence_required_at,
             freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
@@ -143,7 +146,11 @@ impl ReleaseAnalysis {
         }
         self.proven_at = request.evidence_required_at;
         self.freeze_lifted = request.freeze_lifted;
-        self.settings.analysis.routed_unit = request.routed_unit;
+        self.settings.analysis.routed_unit = if request.is_blue_green {
+            RoutedUnit::AllTraffic
+        } else {
+            request.routed_unit
+        };
         self.pod_nodes.clone_from(&request.pod_nodes);
         for objective_analysis in &mut self.objectives {
             objective_analysis
@@ -176,16 +183,21 @@ impl ReleaseAnalysis {
                         objective_analysis.objective.bets(),
                         &objective_analysis.state.evidence,
                     );
+                    let bake_seconds = self.settings.bake_time.as_secs_f64();
+                    if self.is_blue_green {
+                        let windows = objective_analysis.service.recorded_windows();
+                        return BakeEvidence::start_after_switch(
+                            bets,
+                            evidence,
+                            &windows,
+                            now_ms,
+                            bake_seconds,
+                        );
+                    }
                     let usual_rate = objective_analysis
                         .usual_rate
                         .or_else(|| objective_analysis.service.usual_rate());
-                    BakeEvidence::start(
-                        bets,
-                        evidence,
-                        usual_rate,
-                        now_ms,
-                        self.settings.bake_time.as_secs_f64(),
-                    )
+                    BakeEvidence::start(bets, evidence, usual_rate, now_ms, bake_seconds)
                 })
                 .flatten();
         }
@@ -236,102 +248,6 @@ impl ReleaseAnalysis {
     ) {
         let position = self.position(now_ms);
         self.checks.observe(check, found, asked_ms, &position);
-    }
-
-    /// Whether an objective has no evidence yet and can estimate the dispersion of stable's errors
-    /// from the time before the release.
-    pub(crate) fn needs_dispersion(&self, index: usize) -> bool {
-        self.objectives
-            .get(index)
-            .is_some_and(|objective_analysis| objective_analysis.needs_dispersion)
-    }
-
-    /// The queries for stable's errors of the day before the release in steps of some minutes, and
-    /// the time range of that day: start and end in milliseconds since the epoch. `None` if the
-    /// objective learns nothing from it.
-    pub(crate) fn coarse_history(&self, index: usize) -> Option<CoarseHistory> {
-        let objective_analysis = self.objectives.get(index)?;
-        objective_analysis
-            .learns_from_pods()
-            .then(|| CoarseHistory::new(objective_analysis.scrape_interval_ms()))
-    }
-
-    /// Estimates the dispersion of stable's errors over longer times, from the answers to the queries
-    /// of [`Self::coarse_history`].
-    pub(crate) fn estimate_coarse_dispersion(
-        &mut self,
-        index: usize,
-        history: &CoarseHistory,
-        answers: &[Answer],
-    ) {
-        let (Some(objective_analysis), [total, second, scraped, ..]) =
-            (self.objectives.get_mut(index), answers)
-        else {
-            return;
-        };
-        let sums = history.aggregation();
-        let rounds = sums.rounds(&objective_analysis.counters, [total, second, scraped]);
-        // The day is known in these steps only, so the placebo releases have steps of some minutes.
-        let bets = objective_analysis.objective.bets();
-        let placebo = placebo(&rounds.ticks, HOUR_MS, bets, self.settings.analysis.alpha);
-        let evidence = &mut objective_analysis.state.evidence;
-        evidence.learn_coarse_dispersion(&rounds.ticks, history.level());
-        if placebo.releases() > 0 {
-            evidence.record_placebo(placebo.summary());
-        }
-    }
-
-    /// Estimates the dispersion of stable's errors from the samples between `from_ms` and the start
-    /// of the release.
-    pub(crate) fn estimate_dispersion(&mut self, index: usize, answers: &[Answer], from_ms: i64) {
-        let Some(objective_analysis) = self.objectives.get_mut(index) else {
-            return;
-        };
-        objective_analysis.needs_dispersion = false;
-        objective_analysis.learn_guard_history(answers, (from_ms, self.began_ms));
-        if let Some(sums) = objective_analysis.aggregation() {
-            if let [total, second, scraped, ..] = answers {
-                let mut rounds =
-                    sums.rounds(&objective_analysis.counters, [total, second, scraped]);
-                Objective::learn_dispersion(
-                    objective_analysis.objective.config(),
-                    &mut objective_analysis.state,
-                    &mut rounds.ticks,
-                );
-            }
-            return;
-        }
-        let Some(ObjectiveAnswers {
-            total,
-            bad_or_good: second,
-            ..
-        }) = ObjectiveAnswers::from_answers(answers)
-        else {
-            return;
-        };
-        // Series that cannot be assigned before the release cannot be assigned during it either,
-        // and are reported then.
-        let Ok([total, second]) = TargetDeduplicator::default()
-            .deduplicate(&objective_analysis.counters, [total, second])
-        else {
-            return;
-        };
-        let reading = SampleReader::new(
-            &objective_analysis.counters,
-            &total,
-            &second,
-            &self.pods_created_at,
-            self.began_ms,
-        );
-        let samples = reading.samples();
-        let history = SampleBatch {
-            samples: &samples,
-            source_created_ms: &reading.source_created_ms,
-            settled_ms: self.began_ms,
-            now_ms: self.began_ms,
-        };
-        let config = objective_analysis.objective.config();
-        Objective::estimate_dispersion(config, &mut objective_analysis.state, &history, from_ms);
     }
 
     /// Evaluates the samples of an objective's individual series. All samples up to `settled_ms`

@@ -278,6 +278,9 @@ impl ReleaseAnalysis {
                 );
                 self.hold(HoldReason::BudgetLeft, message, Some(Weight::ZERO), now_ms)
             }
+            _ if self.weight.is_zero() && self.phase.0 == ReleasePhase::Preview => {
+                fresh("The preview has no traffic, so only checks decide.".to_owned())
+            }
             _ if self.weight.is_zero() => {
                 let message = "No traffic is routed to the canary, so there is nothing to analyze."
                     .to_owned();

@@ -33,6 +33,8 @@ pub enum ReleasePhase {
     /// The release progresses through steps or weights.
     #[default]
     Release,
+    /// The preview of a blue/green release has pods, and no traffic yet. Only checks decide.
+    Preview,
     /// All steps are complete.
     BeforePromotion,
     /// Traffic is moving to the canary completely. Only a breach matters.
@@ -78,6 +80,8 @@ pub struct AnalysisRequest {
     pub routed_unit: RoutedUnit,
     /// Effective canary weight. At zero there is no analysis.
     pub weight: Weight,
+    /// Whether all of the traffic moves at once, so that the two sides are never compared.
+    pub is_blue_green: bool,
     /// Bounds of an evidence-driven pace. `None` if explicit steps set the pace.
     pub pace: Option<EvidencePace>,
     /// Weight at which the evidence must be sufficient before the release continues. `None` if no

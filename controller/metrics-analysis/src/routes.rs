@@ -1,11 +1,14 @@
-//! HTTPRoute rules that send requests to the two Services of a Rollout.
+//! Rules of routes that send requests to the two Services of a Rollout.
 //!
 //! The counters of a router name the backend and, at best, the route. Which of them belong to a
 //! Rollout depends on all routes of the cluster: another rule may reach the same Service, and
 //! different names can be equal once they are joined with dashes.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
-use serin_core::plan::{RouteRef, Routing};
+use serin_core::plan::{RouteKind, RouteRef, Routing};
+use serin_traffic::router_of;
 
 use crate::traefik;
 
@@ -31,14 +34,16 @@ pub struct RouteBackend {
     pub port: Option<u64>,
 }
 
-/// One rule of an HTTPRoute.
+/// One rule of a route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteRule {
+    /// Kind of the route.
+    pub kind: RouteKind,
     /// Namespace of the route.
     pub namespace: String,
     /// Name of the route.
     pub route: String,
-    /// Index of the rule in the route. `None` if unknown.
+    /// Index of the rule in its list. `None` if unknown.
     pub index: Option<usize>,
     /// Name of the rule.
     pub name: Option<String>,
@@ -51,12 +56,12 @@ pub struct RouteRule {
 /// Where the rules of a Rollout come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RouteScope {
-    /// The HTTPRoutes of all namespaces.
+    /// The routes of all namespaces.
     #[default]
     AllNamespaces,
-    /// The HTTPRoutes of the Rollout's namespace. Those of other namespaces are unknown.
+    /// The routes of the Rollout's namespace. Those of other namespaces are unknown.
     OwnNamespace,
-    /// A plan, without any HTTPRoute. Their parents and all other routes are unknown.
+    /// A plan, without any route. Their parents and all other routes are unknown.
     Plan,
 }
 
@@ -73,15 +78,24 @@ pub struct RouteRules {
 }
 
 impl RouteRules {
-    /// Selects the rules that are relevant for a Rollout from the HTTPRoutes of all namespaces.
+    /// Selects the rules that are relevant for a Rollout from the routes of all namespaces.
     pub fn from_routes<'a>(
-        routes: impl IntoIterator<Item = &'a Value>,
+        routes: impl IntoIterator<Item = (RouteKind, &'a Value)>,
         namespace: &str,
         routing: &Routing,
     ) -> Self {
-        let rules = routes.into_iter().flat_map(parse_rules);
-        let (mut split, mut others): (Vec<_>, Vec<_>) =
-            rules.partition(|rule| is_split(rule, namespace, routing));
+        let (mut split, mut others) = (Vec::new(), Vec::new());
+        for (kind, route) in routes {
+            let indices = split_indices(kind, route, namespace, routing);
+            for (position, rule) in parse_rules(kind, route).into_iter().enumerate() {
+                let side = if indices.contains(&position) {
+                    &mut split
+                } else {
+                    &mut others
+                };
+                side.push(rule);
+            }
+        }
         let services = [routing.stable_service(), routing.canary_service()].map(String::as_str);
         let reaches = |backend: &RouteBackend| {
             backend.namespace == namespace && services.contains(&backend.service.as_str())
@@ -99,9 +113,10 @@ impl RouteRules {
         }
     }
 
-    /// Creates the rules from a plan, if the HTTPRoutes cannot be read.
+    /// Creates the rules from a plan, if the routes cannot be read.
     pub fn from_plan(namespace: &str, routing: &Routing) -> Self {
-        let rule = |RouteRef { name, rule, .. }: &RouteRef| RouteRule {
+        let rule = |RouteRef { kind, name, rule }: &RouteRef| RouteRule {
+            kind: *kind,
             namespace: namespace.to_owned(),
             route: name.clone(),
             index: None,
@@ -125,14 +140,15 @@ impl RouteRule {
             (None, Some(index)) => format!("rule {index} of "),
             (None, None) => String::new(),
         };
-        format!("{rule}HTTPRoute {}/{}", self.namespace, self.route)
+        let kind = router_of(self.kind).kind();
+        format!("{rule}{kind} {}/{}", self.namespace, self.route)
     }
 }
 
 /// The ends of the names that the Services behind a route have in metrics: a cheap test whether
 /// [`RouteRules::from_routes`] needs the route. It does if one of them is in [`service_names`].
-pub fn backend_names(route: &Value) -> Vec<String> {
-    let backends = parse_rules(route)
+pub fn backend_names(kind: RouteKind, route: &Value) -> Vec<String> {
+    let backends = parse_rules(kind, route)
         .into_iter()
         .flat_map(|rule| rule.backends);
     let mut names: Vec<String> = backends
@@ -149,16 +165,33 @@ pub fn service_names(namespace: &str, routing: &Routing) -> [String; 2] {
         .map(|service| traefik::name_end(namespace, service))
 }
 
-fn is_split(rule: &RouteRule, namespace: &str, routing: &Routing) -> bool {
-    let is_named = |route: &RouteRef| {
-        route.name == rule.route && (route.rule.is_none() || route.rule == rule.name)
-    };
-    let is_stable = |backend: &RouteBackend| {
-        backend.namespace == rule.namespace && backend.service == *routing.stable_service()
-    };
-    rule.namespace == namespace
-        && routing.routes.iter().any(is_named)
-        && rule.backends.iter().any(is_stable)
+/// The positions of the rules that a Rollout splits, among all rules of a route.
+fn split_indices(
+    kind: RouteKind,
+    route: &Value,
+    namespace: &str,
+    routing: &Routing,
+) -> BTreeSet<usize> {
+    let metadata = &route["metadata"];
+    let named = routing.routes.iter().filter(|named| {
+        named.kind == kind && metadata["name"] == named.name && metadata["namespace"] == namespace
+    });
+    let router = router_of(kind);
+    let stable = routing.stable_service();
+    let titles: BTreeSet<String> = named
+        .filter_map(|named| {
+            let rules = router.managed_rules(route, named.rule.as_deref(), stable);
+            rules.ok()
+        })
+        .flatten()
+        .map(|rule| rule.title)
+        .collect();
+    let rules = router.rules(route).unwrap_or_default();
+    let positions = rules.iter().enumerate();
+    positions
+        .filter(|(_, rule)| titles.contains(&rule.title))
+        .map(|(position, _)| position)
+        .collect()
 }
 
 fn string_field<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
@@ -175,7 +208,8 @@ fn array_at<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
-fn parse_rules(route: &Value) -> Vec<RouteRule> {
+/// All rules of a route. None if it is malformed: the API server lets no such route pass.
+fn parse_rules(kind: RouteKind, route: &Value) -> Vec<RouteRule> {
     let of_route = |field: &str| {
         route
             .get("metadata")
@@ -196,26 +230,22 @@ fn parse_rules(route: &Value) -> Vec<RouteRule> {
         .collect();
     parents.sort();
     parents.dedup();
-    let backend = |backend: &Value| RouteBackend {
-        namespace: string_field(backend, "namespace")
-            .unwrap_or(namespace)
-            .to_owned(),
-        service: string_field(backend, "name").unwrap_or_default().to_owned(),
-        port: backend.get("port").and_then(Value::as_u64),
+    let backend = |backend: serin_traffic::RouteBackend| RouteBackend {
+        namespace: backend.namespace,
+        service: backend.service,
+        port: backend.port,
     };
-    let rule = |(index, rule): (usize, &Value)| RouteRule {
+    let rules = router_of(kind).rules(route).unwrap_or_default();
+    let rule = |rule: serin_traffic::RouteRule| RouteRule {
+        kind,
         namespace: namespace.to_owned(),
         route: name.to_owned(),
-        index: Some(index),
-        name: string_field(rule, "name").map(ToOwned::to_owned),
+        index: Some(rule.index),
+        name: rule.name,
         parents: parents.clone(),
-        backends: array_at(rule, "/backendRefs").iter().map(backend).collect(),
+        backends: rule.backends.into_iter().map(backend).collect(),
     };
-    array_at(route, "/spec/rules")
-        .iter()
-        .enumerate()
-        .map(rule)
-        .collect()
+    rules.into_iter().map(rule).collect()
 }
 
 #[cfg(test)]
@@ -223,7 +253,7 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::json;
-    use serin_core::plan::{ArmBinding, RouteKind};
+    use serin_core::plan::ArmBinding;
 
     use super::*;
 
@@ -241,6 +271,10 @@ mod tests {
         }
     }
 
+    fn http(route: &Value) -> (RouteKind, &Value) {
+        (RouteKind::HttpRoute, route)
+    }
+
     fn route(namespace: &str, name: &str, rules: &Value) -> Value {
         json!({"metadata": {"namespace": namespace, "name": name},
             "spec": {"parentRefs": [{"name": "public", "namespace": "infra"}], "rules": rules}})
@@ -252,7 +286,7 @@ mod tests {
         let rules = json!([{"name": "probe", "backendRefs": [{"name": "shop", "port": 80}]},
             {"name": "api", "backendRefs": [{"name": "shop", "port": 80}, {"name": "shop-canary", "port": 80}]}]);
         let shop = route("web", "shop", &rules);
-        let found = RouteRules::from_routes([&shop], "web", &routing(Some("api")));
+        let found = RouteRules::from_routes([http(&shop)], "web", &routing(Some("api")));
         assert_eq!(
             found
                 .split
@@ -270,7 +304,7 @@ mod tests {
             ["rule probe of HTTPRoute web/shop"]
         );
         assert_eq!(
-            RouteRules::from_routes([&shop], "web", &routing(None))
+            RouteRules::from_routes([http(&shop)], "web", &routing(None))
                 .split
                 .len(),
             2
@@ -290,9 +324,45 @@ mod tests {
             "y",
             &json!([{"backendRefs": [{"name": "cart", "port": 80}]}]),
         );
-        let found = RouteRules::from_routes([&other, &unrelated], "web", &routing(None));
+        let found =
+            RouteRules::from_routes([http(&other), http(&unrelated)], "web", &routing(None));
         assert_eq!((found.split.len(), found.others.len()), (0, 1));
-        assert_eq!(backend_names(&other), ["web-shop-canary"]);
+        assert_eq!(
+            backend_names(RouteKind::HttpRoute, &other),
+            ["web-shop-canary"]
+        );
         assert!(service_names("web", &routing(None)).contains(&"web-shop-canary".to_owned()));
+    }
+
+    #[test]
+    fn a_route_of_another_kind_is_not_split_by_its_name() {
+        let rules = json!([{"backendRefs": [{"name": "shop", "port": 80}]}]);
+        let shop = route("web", "shop", &rules);
+        let of_kind = |kind| RouteRules::from_routes([(kind, &shop)], "web", &routing(None));
+        assert_eq!(of_kind(RouteKind::HttpRoute).split.len(), 1);
+        let grpc = of_kind(RouteKind::GrpcRoute);
+        assert_eq!((grpc.split.len(), grpc.others.len()), (0, 1));
+        assert_eq!(grpc.others[0].title(), "rule 0 of GRPCRoute web/shop");
+    }
+
+    #[test]
+    fn the_destinations_of_a_virtual_service_are_backends() {
+        let shop = json!({
+            "metadata": {"namespace": "web", "name": "shop"},
+            "spec": {
+                "http": [{"name": "api", "route": [{"destination": {"host": "shop.web.svc"}}]}],
+                "tcp": [{"route": [{"destination": {"host": "shop", "port": {"number": 9000}}}]}],
+            },
+        });
+        let mut routing = routing(Some("api"));
+        routing.routes[0].kind = RouteKind::VirtualService;
+        let found = RouteRules::from_routes([(RouteKind::VirtualService, &shop)], "web", &routing);
+        assert_eq!((found.split.len(), found.others.len()), (1, 1));
+        assert_eq!(found.split[0].name.as_deref(), Some("api"));
+        assert_eq!(found.others[0].backends[0].port, Some(9000));
+        assert_eq!(
+            backend_names(RouteKind::VirtualService, &shop),
+            ["web-shop"]
+        );
     }
 }

@@ -118,6 +118,18 @@ impl ServiceSlo {
         Some(((period.bad + 0.5) / (period.requests + 1.0)).min(0.99))
     }
 
+    /// The requests of the SLO window and of the burn-rate windows of an hour and more.
+    pub(crate) fn recorded_windows(&self) -> Vec<WindowCounts> {
+        let of_period = |period: RecordedPeriod| WindowCounts {
+            requests: period.requests,
+            bad: period.bad,
+        };
+        let pairs = self.windows.iter().flatten().zip(WINDOW_PAIRS);
+        let long = pairs.filter(|(_, pair)| pair.long_seconds >= 3_600);
+        let long = long.map(|((long, _), _)| *long);
+        self.budget.map(of_period).into_iter().chain(long).collect()
+    }
+
     /// The first pair of windows in which the budget burns too fast.
     pub fn burning(&self, budget_fraction: f64) -> Option<BurnAlert> {
         let covered_seconds = self.budget?.covered_seconds;

@@ -15,6 +15,9 @@
 
 use std::collections::BTreeMap;
 
+use serin_core::plan::RouteKind;
+use serin_traffic::router_of;
+
 use crate::matcher::{any_of, join_with_dashes, words};
 use crate::request::AnalysisRequest;
 use crate::routes::{RouteParent, RouteRule, RouteScope};
@@ -141,7 +144,7 @@ pub(crate) fn name_end(namespace: &str, service: &str) -> String {
 }
 
 fn is_same_route(rule: &RouteRule, other: &RouteRule) -> bool {
-    (&rule.namespace, &rule.route) == (&other.namespace, &other.route)
+    (rule.kind, &rule.namespace, &rule.route) == (other.kind, &other.namespace, &other.route)
 }
 
 /// Pattern of a Service in the notation of all Traefik releases, with or without double dashes.
@@ -161,7 +164,7 @@ fn service_pattern(namespace: &str, service: &str) -> String {
 fn rule_prefix(rule: &RouteRule, parent: &RouteParent) -> String {
     let kind = if parent.is_listener_set { "ls" } else { "gw" };
     join_with_dashes(&[
-        "httproute",
+        &router_of(rule.kind).kind().to_lowercase(),
         &rule.namespace,
         &rule.route,
         kind,
@@ -272,8 +275,12 @@ fn names_since_3_7(rule: &RouteRule, namespace: &str, service: &str) -> Vec<Vec<
     names
 }
 
-/// Whether a backend of another rule can have one of these names.
+/// Whether a backend of another rule can have one of these names. Only routes for requests have
+/// counters of requests.
 fn shares_name(own: &[Vec<NameWord>], other: &RouteRule) -> bool {
+    if !matches!(other.kind, RouteKind::HttpRoute | RouteKind::GrpcRoute) {
+        return false;
+    }
     let can_equal = |one: &Vec<NameWord>, other: &Vec<NameWord>| {
         one.len() == other.len()
             && one

@@ -52,7 +52,8 @@ fn defaults_for(spec: &RolloutSpec) -> Value {
         "scaleDownDelaySeconds": 30, "abortScaleDownDelaySeconds": 30, "podRestartLimit": 2,
         "dynamicStableScale": false, "trafficRouting": {"settle": "2s"},
     });
-    let is_routed = spec.strategy.canary.traffic_routing.is_some();
+    let is_blue_green = spec.strategy.blue_green.is_some();
+    let is_routed = spec.strategy.as_canary().traffic_routing.is_some();
     if !is_routed {
         canary["maxSurge"] = "25%".into();
         canary["maxUnavailable"] = "25%".into();
@@ -61,9 +62,18 @@ fn defaults_for(spec: &RolloutSpec) -> Value {
     if is_routed && analysis.is_some_and(|analysis| !analysis.objectives.is_empty()) {
         canary["pace"] = json!({"firstWeight": 5.0, "maxWeight": 50.0});
     }
+    let strategy = if is_blue_green {
+        json!({"blueGreen": {
+            "autoPromotionEnabled": true, "scaleDownDelaySeconds": 30,
+            "abortScaleDownDelaySeconds": 30, "podRestartLimit": 2, "maxUnavailable": "25%",
+            "trafficRouting": {"settle": "2s"},
+        }})
+    } else {
+        json!({"canary": canary})
+    };
     let mut defaults = json!({
         "progressDeadlineSeconds": 600,
-        "strategy": {"canary": canary},
+        "strategy": strategy,
     });
     if analysis.is_some() {
         defaults["analysis"] = json!({
@@ -92,10 +102,21 @@ mod tests {
             (router.clone(), json!({"objectives": [objective]})),
             (router, Value::Null),
         ];
-        for (canary, analysis) in cases {
+        let of_canary = cases.map(|(canary, analysis)| (json!({"canary": canary}), analysis));
+        let blue_green = |router: Value| {
+            let mut spec = json!({"activeService": "shop"});
+            spec["trafficRouting"] = router;
+            json!({"blueGreen": spec})
+        };
+        let gateway = json!({"gatewayAPI": {"httpRoute": "shop"}});
+        let of_blue_green = [
+            (blue_green(Value::Null), Value::Null),
+            (blue_green(gateway), Value::Null),
+        ];
+        for (strategy, analysis) in of_canary.into_iter().chain(of_blue_green) {
             let mut spec = json!({
                 "workloadRef": {"kind": "Deployment", "name": "shop"},
-                "strategy": {"canary": canary},
+                "strategy": strategy,
             });
             if !analysis.is_null() {
                 spec["analysis"] = analysis;

@@ -7,6 +7,8 @@ use crate::source::{Origins, Source};
 
 const CANARY: &[&str] = &["strategy", "canary"];
 const ROUTER: &[&str] = &["strategy", "canary", "trafficRouting"];
+const STRATEGY: &[&str] = &["strategy"];
+const BLUE_GREEN: &[&str] = &["strategy", "blueGreen"];
 const PROMETHEUS: &[&str] = &["analysis", "prometheus"];
 const ANALYSIS: &[&str] = &["analysis"];
 
@@ -114,6 +116,25 @@ pub(crate) fn record_document(origins: &mut Origins, document: &Fields, source: 
 /// Removes the defaults that do not fit to what `target` has: some fields exclude each other, and
 /// some need a router.
 pub(crate) fn remove_unfitting(defaults: &mut Fields, target: &Fields) {
+    if let Some(blue_green) = at(target, BLUE_GREEN) {
+        remove_fields(defaults, STRATEGY, &["canary"]);
+        // The two sides never have traffic at the same time.
+        remove_fields(defaults, ANALYSIS, &["baseline"]);
+        if blue_green.get("trafficRouting").is_none() {
+            remove_fields(defaults, BLUE_GREEN, &["trafficRouting"]);
+        }
+    } else {
+        remove_fields(defaults, STRATEGY, &["blueGreen"]);
+        remove_unfitting_of_canary(defaults, target);
+    }
+    if at(target, PROMETHEUS).is_some_and(|prometheus| prometheus.get("address").is_some()) {
+        // The credentials of one address must not be sent to another.
+        let excluded = ["address", "headersFrom", "allowInsecureHeaders", "tls"];
+        remove_fields(defaults, PROMETHEUS, &excluded);
+    }
+}
+
+fn remove_unfitting_of_canary(defaults: &mut Fields, target: &Fields) {
     let canary = at(target, CANARY);
     let has = |field: &str| canary.is_some_and(|canary| canary.get(field).is_some());
     if has("steps") || has("pace") {
@@ -138,11 +159,6 @@ pub(crate) fn remove_unfitting(defaults: &mut Fields, target: &Fields) {
     if canary.is_some_and(|canary| canary["dynamicStableScale"] == true) {
         // It would remove the pods of a baseline.
         remove_fields(defaults, ANALYSIS, &["baseline"]);
-    }
-    if at(target, PROMETHEUS).is_some_and(|prometheus| prometheus.get("address").is_some()) {
-        // The credentials of one address must not be sent to another.
-        let excluded = ["address", "headersFrom", "allowInsecureHeaders", "tls"];
-        remove_fields(defaults, PROMETHEUS, &excluded);
     }
 }
 

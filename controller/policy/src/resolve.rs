@@ -82,8 +82,8 @@ pub struct Effective {
     pub origins: Origins,
     /// Why the spec cannot be resolved. Empty if it is.
     pub problems: Vec<Problem>,
-    /// The policies that apply, in the order of their precedence.
-    pub policies: Vec<AppliedPolicy>,
+    /// Names of the policies that apply, in the order of their precedence.
+    pub policies: Vec<String>,
     /// The problems of policies that are left out because their failure policy is Ignore.
     pub ignored: Vec<Problem>,
     /// The guardrails of all policies.
@@ -156,7 +156,10 @@ pub fn resolve(subject: Subject<'_>, inputs: &Inputs<'_>, defaults: Defaults<'_>
                     .unwrap_or_else(|| subject.spec.clone()),
                 origins: attempt.origins,
                 problems: attempt.problems,
-                policies: policies.iter().map(applied).collect(),
+                policies: policies
+                    .iter()
+                    .map(|policy| policy.name.to_owned())
+                    .collect(),
                 ignored,
                 guardrails,
                 guardrail_origins,
@@ -176,15 +179,6 @@ pub fn kept_defaults(policy: &RolloutPolicySpec) -> Option<Value> {
     };
     let kept = defaults_of(&kept);
     (!kept.is_empty()).then_some(Value::Object(kept))
-}
-
-/// A policy with the defaults that a release keeps.
-fn applied(policy: &PolicyInput<'_>) -> AppliedPolicy {
-    AppliedPolicy {
-        name: policy.name.to_owned(),
-        failure_policy: policy.failure_policy,
-        defaults: policy.spec.ok().and_then(kept_defaults),
-    }
 }
 
 /// One attempt with a list of policies.
@@ -260,10 +254,8 @@ impl Resolution<'_> {
                 ..reference_problem(&Source::Rollout, "metadata.labels", None, problem, fix)
             });
         }
-        let kept = self.catalog.policies.iter().map(applied);
-        let bytes: usize = kept
-            .filter_map(|policy| Some(policy.defaults?.to_string().len()))
-            .sum();
+        let policies = self.catalog.policies.iter();
+        let bytes: usize = policies.map(|policy| policy.kept_bytes).sum();
         if bytes > MAX_RELEASE_BYTES {
             let problem = format!(
                 "the defaults of the policies have {bytes} bytes without those of the analysis, more \

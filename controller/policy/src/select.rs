@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use serin_crds::policy::{FailurePolicy, RolloutPolicySpec};
 
+use crate::resolve::kept_defaults;
+
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
@@ -20,6 +22,8 @@ pub struct PolicyInput<'a> {
     pub failure_policy: FailurePolicy,
     /// Its spec, or why it cannot be read.
     pub spec: Result<&'a RolloutPolicySpec, &'a str>,
+    /// Size of [`kept_defaults`] in bytes of JSON.
+    pub kept_bytes: usize,
 }
 
 impl<'a> PolicyInput<'a> {
@@ -30,6 +34,18 @@ impl<'a> PolicyInput<'a> {
             precedence: spec.precedence.unwrap_or_default(),
             failure_policy: spec.failure_policy.unwrap_or_default(),
             spec: Ok(spec),
+            kept_bytes: kept_defaults(spec).map_or(0, |kept| kept.to_string().len()),
+        }
+    }
+
+    /// A policy whose spec cannot be read, for this reason. It is required.
+    pub fn unreadable(name: &'a str, reason: &'a str) -> Self {
+        Self {
+            name,
+            precedence: 0,
+            failure_policy: FailurePolicy::Fail,
+            spec: Err(reason),
+            kept_bytes: 0,
         }
     }
 }

@@ -11,7 +11,7 @@ use serin_crds::policy::FailurePolicy;
 use serin_crds::{AnalysisTemplateSpec, RolloutPolicySpec, RolloutSpec};
 use serin_policy::{
     AppliedPolicy, Defaults, Effective, Inputs, PolicyInput, ProblemKind, Source, Subject,
-    TemplateInput, resolve, validate,
+    TemplateInput, kept_defaults, resolve, validate,
 };
 
 fn rollout(canary: Value, analysis: Value) -> RolloutSpec {
@@ -82,7 +82,7 @@ fn the_rollout_comes_first_then_the_policies_by_precedence() {
     }}));
     let effective = resolve_with(&spec, &[("low", low), ("high", high)], &[]);
     assert_eq!(effective.problems, []);
-    let canary = &effective.spec.strategy.canary;
+    let canary = effective.spec.strategy.canary.as_ref().unwrap();
     assert_eq!(canary.scale_down_delay_seconds, Some(5));
     assert_eq!(canary.pod_restart_limit, Some(3));
     assert_eq!(effective.spec.progress_deadline_seconds, Some(300));
@@ -103,12 +103,7 @@ fn the_rollout_comes_first_then_the_policies_by_precedence() {
         origin("spec.analysis.budget.maxShareOfBudget"),
         "RolloutPolicy high"
     );
-    let names: Vec<&str> = effective
-        .policies
-        .iter()
-        .map(|policy| policy.name.as_str())
-        .collect();
-    assert_eq!(names, ["high", "low"]);
+    assert_eq!(effective.policies, ["high", "low"]);
 }
 
 #[test]
@@ -278,13 +273,12 @@ fn a_policy_that_cannot_be_applied_fails_or_is_ignored_as_it_says() {
     assert_eq!(ignored.problems, []);
     assert_eq!(ignored.ignored.len(), 1);
     assert_eq!(ignored.spec.progress_deadline_seconds, None);
-    assert_eq!(ignored.spec.strategy.canary.pod_restart_limit, Some(9));
+    let canary = ignored.spec.strategy.canary.as_ref().unwrap();
+    assert_eq!(canary.pod_restart_limit, Some(9));
     // The same for a policy that cannot be read.
     let unreadable = |failure_policy| PolicyInput {
-        name: "unreadable",
-        precedence: 0,
         failure_policy,
-        spec: Err("spec.precedence: invalid type"),
+        ..PolicyInput::unreadable("unreadable", "spec.precedence: invalid type")
     };
     for (failure_policy, problems) in [(FailurePolicy::Fail, 1), (FailurePolicy::Ignore, 0)] {
         let inputs = Inputs {
@@ -323,7 +317,7 @@ fn defaults_that_do_not_fit_are_left_out() {
     let own = json!({"objectives": [objective], "prometheus": {"address": "http://mine:9090"}});
     let subject = rollout(canary, own);
     let effective = resolve_with(&subject, &[("platform", shared.clone())], &[]);
-    let canary = &effective.spec.strategy.canary;
+    let canary = effective.spec.strategy.canary.as_ref().unwrap();
     assert_eq!(canary.pace, None);
     let router = canary.traffic_routing.as_ref().unwrap();
     assert_eq!(router.settle.as_deref(), Some("5s"));
@@ -374,7 +368,8 @@ fn a_release_in_progress_keeps_the_defaults_that_it_began_with() {
             },
         )
     };
-    let during = of_release(&before.policies, true);
+    let began_with = recorded(&before, &[("platform", shared(3, 300))]);
+    let during = of_release(&began_with, true);
     assert_eq!(during.spec, before.spec);
     // A policy that matches later gives nothing to a release that began without it.
     let without = of_release(&[], false);
@@ -614,13 +609,27 @@ proptest! {
             templates: Ok(Vec::new()),
         };
         let subject = Subject { namespace: "market", name: "shop", spec: &spec };
+        let recorded = recorded(&begun, &policies);
         let defaults = Defaults::OfRelease {
-            policies: &begun.policies,
+            policies: &recorded,
             has_analysis: begun.spec.analysis.is_some(),
         };
         let during = resolve(subject, &inputs, defaults);
         prop_assert_eq!(&during.spec, &begun.spec);
     }
+}
+
+/// What a release records of the policies that apply to it.
+fn recorded(begun: &Effective, policies: &[(&str, RolloutPolicySpec)]) -> Vec<AppliedPolicy> {
+    let of_name = |name: &String| {
+        let (_, spec) = policies.iter().find(|(policy, _)| policy == name).unwrap();
+        AppliedPolicy {
+            name: name.clone(),
+            failure_policy: spec.failure_policy.unwrap_or_default(),
+            defaults: kept_defaults(spec),
+        }
+    };
+    begun.policies.iter().map(of_name).collect()
 }
 
 /// Whether a value has all that another one has.
@@ -631,4 +640,31 @@ fn contains(value: &Value, part: &Value) -> bool {
             .all(|(name, part)| value.get(name).is_some_and(|value| contains(value, part))),
         _ => value == part,
     }
+}
+
+#[test]
+fn blue_green_gets_the_defaults_of_blue_green_only() {
+    let defaults = json!({"defaults": {
+        "strategy": {
+            "canary": {"podRestartLimit": 7, "steps": [{"setWeight": 10}]},
+            "blueGreen": {"podRestartLimit": 3, "autoPromotionEnabled": false, "trafficRouting": {"settle": "5s"}},
+        },
+    }});
+    let mut subject = rollout(json!({}), Value::Null);
+    subject.strategy =
+        serde_json::from_value(json!({"blueGreen": {"activeService": "shop"}})).unwrap();
+    let effective = resolve_with(&subject, &[("platform", policy(defaults.clone()))], &[]);
+    assert_eq!(effective.problems, []);
+    let strategy = &effective.spec.strategy;
+    assert_eq!(strategy.canary, None);
+    let blue_green = strategy.blue_green.as_ref().unwrap();
+    assert_eq!(blue_green.pod_restart_limit, Some(3));
+    assert_eq!(blue_green.auto_promotion_enabled, Some(false));
+    assert_eq!(blue_green.traffic_routing, None, "there is no router");
+    let canary = resolve_with(
+        &rollout(json!({}), Value::Null),
+        &[("platform", policy(defaults))],
+        &[],
+    );
+    assert_eq!(canary.spec.strategy.blue_green, None);
 }

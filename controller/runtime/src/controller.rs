@@ -140,6 +140,7 @@ impl Controller {
             client: context.client.clone(),
             namespaces: self.namespaces.clone(),
             cluster: Arc::clone(&context.cache),
+            api_groups: Arc::default(),
             dispatcher: Arc::clone(&dispatcher),
             lane: None,
         };

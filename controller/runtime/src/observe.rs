@@ -19,7 +19,7 @@ use serin_core::plan::{Plan, RouteKind, RouteRef, Routing};
 use serin_core::release_analysis::AnalysisDocument;
 use serin_core::state::{Restart, State};
 use serin_core::units::Revision;
-use serin_traffic::ProgrammedStatus;
+use serin_traffic::{ProgrammedStatus, Services, router_of};
 
 use crate::admission_policy::{PolicyStatus, pending_commands};
 use crate::cluster_cache::{
@@ -378,7 +378,7 @@ impl Snapshot {
 
     /// Why a route is missing from the snapshot.
     fn missing_route(&self, route: &RouteRef) -> String {
-        let (kind, name) = (serin_traffic::router_of(route.kind).kind(), &route.name);
+        let (kind, name) = (router_of(route.kind).kind(), &route.name);
         match self.unreadable_kinds.get(&route.kind) {
             Some(why) => format!("{kind} {name} cannot be read: {why}"),
             None => format!("{kind} {name} does not exist"),
@@ -394,18 +394,14 @@ impl Snapshot {
     ) -> RouteView {
         let cached = self.route_object(route);
         let canary_weight = match (cached, plan.routing()) {
-            (Some(cached), Some(routing)) => serin_traffic::canary_weight(
-                &cached.object,
-                route.rule.as_deref(),
-                routing.stable_service(),
-                routing.canary_service(),
-            )
-            .map_err(|problem| problem.to_string()),
+            (Some(cached), Some(routing)) => router_of(route.kind)
+                .canary_weight(&cached.object, route.rule.as_deref(), services_of(routing))
+                .map_err(|problem| problem.to_string()),
             _ => Err(self.missing_route(route)),
         };
         let reported = cached.map_or_else(
             || ProgrammedStatus::Pending(self.missing_route(route)),
-            |cached| serin_traffic::programmed_status(&cached.object),
+            |cached| router_of(route.kind).programmed_status(&cached.object),
         );
         let times = observation_times.record_route(route, canary_weight.clone(), now);
         let programmed = match reported {
@@ -468,6 +464,7 @@ pub fn observe(
         spec_replicas: inputs.spec_replicas,
         replicas_source: inputs.replicas_source,
         plan_hash: inputs.plan_hash,
+        keeps_strategy: false,
         spec_analysis: inputs.spec_analysis,
         target_revision: inputs.target,
         replica_sets,
@@ -487,6 +484,13 @@ pub fn observe(
         commands: pending_commands(&snapshot.commands, &snapshot.command_policy),
         analysis: inputs.analysis,
         guardrails: inputs.guardrails,
+    }
+}
+
+fn services_of(routing: &Routing) -> Services<'_> {
+    Services {
+        stable: routing.stable_service(),
+        canary: routing.canary_service(),
     }
 }
 

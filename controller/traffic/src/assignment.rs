@@ -3,7 +3,7 @@
 use serde_json::Value;
 use serin_core::assignment_unit::AssignmentUnit;
 
-use crate::router::router_for;
+use crate::router::Router;
 
 /// Values of `appProtocol` whose connections carry many requests: HTTP/2 without TLS (KEP-3726) and
 /// gRPC.
@@ -33,14 +33,24 @@ pub struct ServiceFacts<'a> {
     pub app_protocols: &'a [Option<&'a str>],
 }
 
+/// A route that splits the traffic.
+#[derive(Clone, Copy, Debug)]
+pub struct RoutedObject<'a> {
+    /// The router of its kind.
+    pub router: &'static dyn Router,
+    /// The object.
+    pub object: &'a Value,
+    /// The rule that is split. `None` for every rule with the stable Service.
+    pub rule: Option<&'a str>,
+}
+
 /// The unit that is assigned to a side.
 ///
-/// `routes` are the routes that split the traffic, each with the name of the rule that is split if
-/// the spec names one. `None` if replica counts split it. `services` are those of stable and of the
+/// `routes` are the routes that split the traffic. `None` if replica counts split it. `services` are those of stable and of the
 /// canary, as far as they exist, and `stable` is the name of the stable Service. An affinity of
 /// clients outlasts their connections, so it comes first.
 pub fn assignment_unit(
-    routes: Option<&[(&Value, Option<&str>)]>,
+    routes: Option<&[RoutedObject<'_>]>,
     stable: Option<&str>,
     services: &[ServiceFacts<'_>],
 ) -> AssignmentUnit {
@@ -68,38 +78,16 @@ pub fn assignment_unit(
         });
         return AssignmentUnit::Connection { why };
     };
-    let persistent = routes
-        .iter()
-        .find_map(|(route, rule)| persistent_rule(route, *rule, stable?));
-    persistent.map_or(AssignmentUnit::Request, |why| AssignmentUnit::Client {
-        why,
-    })
-}
-
-/// The first managed rule with `sessionPersistence` (GEP-1619), and its type.
-fn persistent_rule(route: &Value, rule: Option<&str>, stable: &str) -> Option<String> {
-    let kind = router_for(route).ok()?.kind();
-    let rules = route.pointer("/spec/rules")?.as_array()?;
-    let name = route
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    rules.iter().enumerate().find_map(|(index, candidate)| {
-        let is_named = rule.is_none_or(|rule| candidate["name"] == *rule);
-        let backends = candidate["backendRefs"].as_array()?;
-        let is_managed = is_named && backends.iter().any(|backend| backend["name"] == *stable);
-        let persistence = candidate["sessionPersistence"]
-            .as_object()
-            .filter(|_| is_managed)?;
-        // The default of the Gateway API.
-        let type_ = persistence
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or("Cookie");
-        Some(format!(
-            "{kind} {name}: spec.rules[{index}].sessionPersistence is set (type {type_})"
-        ))
-    })
+    let Some(stable) = stable else {
+        return AssignmentUnit::Request;
+    };
+    let units = routes.iter().map(|route| {
+        route
+            .router
+            .assignment_unit(route.object, route.rule, stable)
+    });
+    let mut others = units.filter(|unit| *unit != AssignmentUnit::Request);
+    others.next().unwrap_or_default()
 }
 
 fn multiplexed_port(service: &ServiceFacts<'_>) -> Option<String> {
@@ -116,8 +104,10 @@ fn multiplexed_port(service: &ServiceFacts<'_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use serin_core::plan::RouteKind;
 
     use super::*;
+    use crate::router::router_of;
 
     fn service<'a>(
         name: &'a str,
@@ -149,7 +139,16 @@ mod tests {
 
     fn by_route(route: &Value, rule: Option<&str>) -> AssignmentUnit {
         let services = [service("shop", "None", &[Some("kubernetes.io/h2c")])];
-        assignment_unit(Some(&[(route, rule)]), Some("shop"), &services)
+        let route = routed(route, rule);
+        assignment_unit(Some(&[route]), Some("shop"), &services)
+    }
+
+    fn routed<'a>(object: &'a Value, rule: Option<&'a str>) -> RoutedObject<'a> {
+        RoutedObject {
+            router: router_of(RouteKind::HttpRoute),
+            object,
+            rule,
+        }
     }
 
     fn client(why: &str) -> AssignmentUnit {
@@ -169,7 +168,7 @@ mod tests {
     #[test]
     fn the_affinity_of_either_service_assigns_clients_with_and_without_a_router() {
         let route = route(&Value::Null, &Value::Null);
-        for routes in [Some(&[(&route, None)][..]), None] {
+        for routes in [Some(&[routed(&route, None)][..]), None] {
             for (stable, canary, name) in [("ClientIP", "None", "a"), ("None", "ClientIP", "b")] {
                 let services = [
                     service("a", stable, &[Some("grpc")]),
@@ -254,6 +253,21 @@ mod tests {
                 assignment_unit(None, Some("shop"), &services),
                 connection(&why)
             );
+        }
+    }
+
+    #[test]
+    fn rules_for_connections_assign_connections() {
+        let object = route(&Value::Null, &Value::Null);
+        for kind in [RouteKind::TcpRoute, RouteKind::TlsRoute] {
+            let router = router_of(kind);
+            let connections = RoutedObject {
+                router,
+                ..routed(&object, None)
+            };
+            let why = format!("{} shop: spec.rules[1] divides connections", router.kind());
+            let unit = assignment_unit(Some(&[connections]), Some("shop"), &[]);
+            assert_eq!(unit, connection(&why));
         }
     }
 

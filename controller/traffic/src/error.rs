@@ -2,19 +2,12 @@
 
 use std::fmt;
 
+use serde_json::Value;
 use serin_core::units::Weight;
 
 /// A route cannot be read or changed. The message contains the route, the rule and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// This kind of route is not supported.
-    #[error("{kind} is not supported as a route; use {}", supported.join(" or "))]
-    UnsupportedKind {
-        /// The object's `kind`.
-        kind: String,
-        /// The supported kinds.
-        supported: Vec<&'static str>,
-    },
     /// The object does not match its schema.
     #[error("{route} is malformed: {at} is not {expected}")]
     Malformed {
@@ -41,7 +34,7 @@ pub enum RouteError {
     /// The named rule, or every rule, lacks the stable Service.
     #[error(
         "Service `{stable}` is not a backend of {location} of {route}; its backends are: {}; \
-         add a backendRef to `{stable}` or name the right Service as stableService",
+         add a backend `{stable}` or name the right Service as stableService",
         list(backends)
     )]
     StableNotFound {
@@ -93,6 +86,54 @@ pub enum RouteError {
         /// The requested canary weight.
         weight: Weight,
     },
+    /// The object is an Ingress without the canary annotation of ingress-nginx.
+    #[error(
+        "{route} has no annotation nginx.ingress.kubernetes.io/canary: \"true\"; name an Ingress \
+         with it, whose backends are the canary Service"
+    )]
+    NotCanaryIngress {
+        /// The Ingress.
+        route: RouteName,
+    },
+    /// A backend of a canary Ingress is not the canary Service.
+    #[error(
+        "the backends of {route} are {}, and its weight concerns all of them; the only backend of a \
+         canary Ingress must be Service `{canary}`",
+        list(backends)
+    )]
+    NotCanaryBackend {
+        /// The Ingress.
+        route: RouteName,
+        /// The canary Service.
+        canary: String,
+        /// The existing backends.
+        backends: Vec<String>,
+    },
+    /// A canary Ingress also sends requests to the canary by header or cookie, at any weight.
+    #[error(
+        "annotation {annotation} of {route} sends requests to the canary at any weight; remove it"
+    )]
+    CanaryRegardlessOfWeight {
+        /// The Ingress.
+        route: RouteName,
+        /// The annotation.
+        annotation: String,
+    },
+    /// The weight of a canary Ingress is not a multiple of its unit.
+    #[error(
+        "a canary weight of {weight} cannot be expressed in {route}: its weights sum to {total}; set \
+         the annotation nginx.ingress.kubernetes.io/canary-weight-total to \"{suggested_total}\""
+    )]
+    CanaryWeightTooFine {
+        /// The Ingress.
+        route: RouteName,
+        /// The requested canary weight.
+        weight: Weight,
+        /// The sum of the weights of both sides.
+        total: u64,
+        /// A sum that can express the weight.
+        suggested_total: u64,
+    },
     /// The rules have different canary weights, because another client changed one of them.
     #[error("the rules of {route} have different canary weights: {}", list(shares))]
     RulesDisagree {
@@ -114,8 +155,28 @@ pub struct RouteName {
     pub name: Box<str>,
 }
 
+impl RouteName {
+    pub(crate) fn new(kind: &'static str, route: &Value) -> Self {
+        let text = |field: &str| {
+            let value = route
+                .get("metadata")
+                .and_then(|metadata| metadata.get(field));
+            Box::from(value.and_then(Value::as_str).unwrap_or_default())
+        };
+        Self {
+            kind,
+            namespace: text("namespace"),
+            name: text("name"),
+        }
+    }
+}
+
 impl fmt::Display for RouteName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A manifest can leave the namespace out.
+        if self.namespace.is_empty() {
+            return write!(f, "{} {}", self.kind, self.name);
+        }
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
     }
 }

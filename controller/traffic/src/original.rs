@@ -17,6 +17,9 @@ pub struct OriginalWeights {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OriginalRule {
+    /// The list of the rule under `spec`. `None` for the first list of the kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
     /// The index. It identifies a rule without a name.
     pub index: usize,
     /// The name, if the rule has one.
@@ -44,7 +47,7 @@ pub struct OriginalBackend {
     /// The port, if specified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u64>,
-    /// The specified weight, 0 to 1,000,000. `None` means 1.
+    /// The specified weight, 0 to 1,000,000. `None` means the default of the kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u64>,
 }
@@ -56,10 +59,6 @@ impl OriginalBackend {
             && self.kind.is_none()
             && self.namespace.is_none()
             && self.name == service
-    }
-
-    pub(crate) fn effective_weight(&self) -> u64 {
-        self.weight.unwrap_or(1)
     }
 
     fn is_same_backend(&self, other: &Self) -> bool {
@@ -74,12 +73,32 @@ impl OriginalBackend {
 }
 
 impl OriginalWeights {
-    /// The rule with this name, or the unnamed rule at this index.
-    pub(crate) fn rule(&self, index: usize, name: Option<&str>) -> Option<&OriginalRule> {
-        self.rules.iter().find(|rule| match name {
+    /// The rule of this list with this name, or the unnamed rule at this index.
+    pub(crate) fn rule(
+        &self,
+        list: Option<&str>,
+        index: usize,
+        name: Option<&str>,
+    ) -> Option<&OriginalRule> {
+        let of_list = |rule: &&OriginalRule| rule.list.as_deref() == list;
+        self.rules.iter().filter(of_list).find(|rule| match name {
             Some(_) => rule.name.as_deref() == name,
             None => rule.name.is_none() && rule.index == index,
         })
+    }
+
+    /// Adds the rules of `earlier` that are not known.
+    pub fn add_missing(&mut self, earlier: Self) {
+        for rule in earlier.rules {
+            let is_known = |known: &OriginalRule| {
+                (&known.list, known.index, &known.name) == (&rule.list, rule.index, &rule.name)
+            };
+            if !self.rules.iter().any(is_known) {
+                self.rules.push(rule);
+            }
+        }
+        self.rules
+            .sort_by(|one, other| (&one.list, one.index).cmp(&(&other.list, other.index)));
     }
 }
 

@@ -57,8 +57,8 @@ impl PatchBuilder {
 
     pub(crate) fn append(&mut self, rule: &Rule<'_>, beside: &Backend<'_>, value: Value) {
         self.test_backend(rule, beside);
-        let path =
-            PointerBuf::from_tokens(["spec", "rules", &rule.index.to_string(), "backendRefs", "-"]);
+        let path = rule.list.backends_path(rule.index, rule.layout);
+        let path = path.with_trailing_token("-");
         self.edits
             .push(PatchOperation::Add(AddOperation { path, value }));
     }
@@ -72,8 +72,9 @@ impl PatchBuilder {
 
     /// Adds a test that the backend at this index is still the same.
     fn test_backend(&mut self, rule: &Rule<'_>, backend: &Backend<'_>) {
-        let path = backend_path(rule, backend).with_trailing_token("name");
-        let value = Value::from(backend.identity.name.as_str());
+        let identity = rule.layout.identity;
+        let path = backend_path(rule, backend).with_trailing_token(identity);
+        let value = backend.object[identity].clone();
         let test = PatchOperation::Test(TestOperation { path, value });
         if !self.tests.contains(&test) {
             self.tests.push(test);
@@ -85,21 +86,7 @@ impl PatchBuilder {
         if self.edits.is_empty() && self.removals.is_empty() {
             return Ok(Patch(Vec::new()));
         }
-        let version = route
-            .pointer("/metadata/resourceVersion")
-            .filter(|v| v.is_string());
-        let Some(version) = version else {
-            return Err(malformed(
-                name,
-                "/metadata/resourceVersion".into(),
-                "a string",
-            ));
-        };
-        let unchanged = PatchOperation::Test(TestOperation {
-            path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
-            value: version.clone(),
-        });
-        let operations = std::iter::once(unchanged)
+        let operations = std::iter::once(test_version(route, name)?)
             .chain(self.tests)
             .chain(self.edits)
             .chain(self.removals);
@@ -107,7 +94,25 @@ impl PatchBuilder {
     }
 }
 
+/// The test that the object has not changed since it was read.
+pub(crate) fn test_version(route: &Value, name: &RouteName) -> Result<PatchOperation, RouteError> {
+    let version = route
+        .pointer("/metadata/resourceVersion")
+        .filter(|v| v.is_string());
+    let Some(version) = version else {
+        return Err(malformed(
+            name,
+            "/metadata/resourceVersion".into(),
+            "a string",
+        ));
+    };
+    Ok(PatchOperation::Test(TestOperation {
+        path: PointerBuf::from_tokens(["metadata", "resourceVersion"]),
+        value: version.clone(),
+    }))
+}
+
 fn backend_path(rule: &Rule<'_>, backend: &Backend<'_>) -> PointerBuf {
-    let (rule, index) = (rule.index.to_string(), backend.index.to_string());
-    PointerBuf::from_tokens(["spec", "rules", &rule, "backendRefs", &index])
+    let path = rule.list.backends_path(rule.index, rule.layout);
+    path.with_trailing_token(backend.index.to_string())
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+/// The conditions that a parent reports.
 const CONDITIONS: [&str; 2] = ["Accepted", "ResolvedRefs"];
 
 /// Whether every gateway that a route is attached to has programmed its current generation.
@@ -47,7 +48,8 @@ pub(crate) fn programmed_status(route: &Value) -> ProgrammedStatus {
             return ProgrammedStatus::Pending(format!("{} has not reported", parent.title()));
         }
         for report in parent_reports {
-            match evaluate_report(report, generation) {
+            let conditions = list(report.get("conditions"));
+            match evaluate_conditions(conditions, &CONDITIONS, generation) {
                 ReportResult::Programmed => {}
                 ReportResult::NoGeneration => all_report_generation = false,
                 ReportResult::PreviousGeneration(why) => {
@@ -69,6 +71,31 @@ pub(crate) fn programmed_status(route: &Value) -> ProgrammedStatus {
     }
 }
 
+/// Evaluates one condition in `status.conditions`, which `reporter` writes. If it is missing, the
+/// generation is unknown.
+pub(crate) fn programmed_by_condition(
+    route: &Value,
+    condition_type: &str,
+    reporter: &str,
+) -> ProgrammedStatus {
+    let conditions = list(route.pointer("/status/conditions"));
+    let generation = route
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64);
+    let of_type = |c: &&Value| text(c.get("type")) == condition_type;
+    if !conditions.iter().any(|c| of_type(&c)) {
+        return ProgrammedStatus::UnknownGeneration;
+    }
+    match evaluate_conditions(conditions, &[condition_type], generation) {
+        ReportResult::Programmed => ProgrammedStatus::Programmed,
+        ReportResult::NoGeneration => ProgrammedStatus::UnknownGeneration,
+        ReportResult::PreviousGeneration(why) => {
+            ProgrammedStatus::PreviousGeneration(format!("{reporter} {why}"))
+        }
+        ReportResult::Failed(why) => ProgrammedStatus::Pending(format!("{reporter} {why}")),
+    }
+}
+
 enum ReportResult {
     Programmed,
     NoGeneration,
@@ -76,12 +103,15 @@ enum ReportResult {
     Failed(String),
 }
 
-fn evaluate_report(report: &Value, generation: Option<i64>) -> ReportResult {
-    let conditions = list(report.get("conditions"));
+fn evaluate_conditions(
+    conditions: &[Value],
+    types: &[&str],
+    generation: Option<i64>,
+) -> ReportResult {
     let mut reports_generation = true;
     let mut earlier = None;
-    for condition_type in CONDITIONS {
-        let of_type = |c: &&Value| text(c.get("type")) == condition_type;
+    for condition_type in types {
+        let of_type = |c: &&Value| text(c.get("type")) == *condition_type;
         let Some(condition) = conditions.iter().find(of_type) else {
             return ReportResult::Failed(format!("has not reported {condition_type}"));
         };

@@ -1,14 +1,22 @@
 //! The seam between Serin and the kinds of route object.
 
+use std::fmt::Debug;
+
 use json_patch::Patch;
 use serde_json::Value;
+use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::plan::RouteKind;
 use serin_core::units::Weight;
 
+use crate::apisix::APISIX_ROUTE;
+use crate::contour::HTTP_PROXY;
 use crate::error::RouteError;
-use crate::http_route::HttpRouteRouter;
+use crate::gateway_api::{GRPC_ROUTE, HTTP_ROUTE, TCP_ROUTE, TLS_ROUTE};
+use crate::istio::VIRTUAL_SERVICE;
+use crate::nginx::CanaryIngress;
 use crate::original::OriginalWeights;
 use crate::programmed::ProgrammedStatus;
+use crate::traefik::TRAEFIK_SERVICE;
 
 /// The names of the two Services that a route splits traffic between.
 #[derive(Clone, Copy, Debug)]
@@ -19,17 +27,43 @@ pub struct Services<'a> {
     pub canary: &'a str,
 }
 
-/// A rule that is split, and the Services that it sends requests to.
+/// A Service that a rule sends traffic to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteBackend {
+    /// The namespace of the Service.
+    pub namespace: String,
+    /// The name of the Service.
+    pub service: String,
+    /// The port, if the backend has one.
+    pub port: Option<u64>,
+    /// The effective weight, 0 to 1,000,000.
+    pub weight: u64,
+}
+
+/// A rule of a route, and the Services that it sends traffic to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteRule {
+    /// The rule in messages, unique in its route.
+    pub title: String,
+    /// The index in its list.
+    pub index: usize,
+    /// The name, if the rule has one.
+    pub name: Option<String>,
+    /// The backends that are Services, in order.
+    pub backends: Vec<RouteBackend>,
+}
+
+/// A rule that is split, and the Services that it sends traffic to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedRule {
-    /// Its name, if it has one.
-    pub name: Option<String>,
+    /// The rule in messages, unique in its route.
+    pub title: String,
     /// The Services of the route's own namespace among its backends.
     pub services: Vec<String>,
 }
 
-/// A kind of route object. A new kind is one file with one implementation, and one entry in
-/// [`ROUTERS`].
+/// A kind of route object. A new kind is one file with one implementation or, if its rules list
+/// weighted backends, one description; and one entry in [`ROUTERS`].
 ///
 /// Objects are plain JSON, and changes are JSON Patches whose `test` operations fail if the object
 /// has changed since it was read.
@@ -38,8 +72,9 @@ pub struct ManagedRule {
 ///
 /// ```
 /// use serde_json::json;
+/// use serin_core::plan::RouteKind;
 /// use serin_core::units::Weight;
-/// use serin_traffic::{Services, router_for};
+/// use serin_traffic::{Services, router_of};
 ///
 /// let mut route = json!({
 ///     "apiVersion": "gateway.networking.k8s.io/v1",
@@ -48,7 +83,7 @@ pub struct ManagedRule {
 ///     "spec": {"rules": [{"backendRefs": [{"name": "shop", "port": 80}]}]},
 /// });
 /// let services = Services { stable: "shop", canary: "shop-canary" };
-/// let router = router_for(&route)?;
+/// let router = router_of(RouteKind::HttpRoute);
 /// let original = router.refresh_original(&route, None, services, None)?;
 ///
 /// let patch = router.set_weight(&route, None, services, Weight::percent(5), Some(&original))?;
@@ -60,7 +95,7 @@ pub struct ManagedRule {
 /// assert_eq!(route["spec"]["rules"][0]["backendRefs"], json!([{"name": "shop", "port": 80}]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait Router: Sync {
+pub trait Router: Debug + Sync {
     /// The kind in plans.
     fn route_kind(&self) -> RouteKind;
 
@@ -79,8 +114,14 @@ pub trait Router: Sync {
     /// What to install so that a cluster serves the kind.
     fn installed_by(&self) -> &'static str;
 
-    /// The rules that are split: the rule with this name, or every rule with the Service `stable` as
-    /// a backend. Never empty.
+    /// All rules of a route.
+    ///
+    /// # Errors
+    /// The object is malformed.
+    fn rules(&self, route: &Value) -> Result<Vec<RouteRule>, RouteError>;
+
+    /// The rules that are split: the rule with this name, or every rule with the Service `stable` of
+    /// the route's own namespace as a backend. Never empty.
     ///
     /// # Errors
     /// The rule or its stable backend does not exist, or the object is malformed.
@@ -91,12 +132,13 @@ pub trait Router: Sync {
         stable: &str,
     ) -> Result<Vec<ManagedRule>, RouteError>;
 
-    /// The canary's share of the combined weight of the two Services. See
-    /// [`crate::canary_weight`].
+    /// The current canary weight: the canary's share of the combined weight of the stable and the
+    /// canary backend, in the rules of [`Router::managed_rules`]. Drift detection compares this value
+    /// with the desired weight.
     ///
     /// # Errors
     /// The rule or its stable backend does not exist, the object is malformed, or the rules have
-    /// different weights.
+    /// different weights ([`RouteError::RulesDisagree`], which [`Router::set_weight`] fixes).
     fn canary_weight(
         &self,
         route: &Value,
@@ -104,10 +146,21 @@ pub trait Router: Sync {
         services: Services<'_>,
     ) -> Result<Weight, RouteError>;
 
-    /// The patch that sets the canary's share. See [`crate::set_weight`].
+    /// The patch that sets the canary weight to `weight` of the combined weight of the stable and the
+    /// canary backend.
+    ///
+    /// The patch is empty if the object already has this weight. At weight 0 the canary backend is
+    /// removed (or kept with weight 0 if the user listed it), and all weights are as the user wrote
+    /// them. Other backends of the rule keep their share of the rule's traffic: if the weight of the
+    /// stable backend cannot be divided in whole numbers, their weights are multiplied by a common
+    /// factor, which is undone at weight 0.
+    ///
+    /// `original` is the result of [`Router::refresh_original`]. It is ignored for a rule without a
+    /// canary backend, because such a rule is as the user wrote it.
     ///
     /// # Errors
-    /// As [`Router::canary_weight`], or the weight cannot be expressed in whole numbers.
+    /// As [`Router::canary_weight`], except that rules with different weights are fixed. Also if the
+    /// weight cannot be expressed in whole numbers.
     fn set_weight(
         &self,
         route: &Value,
@@ -120,7 +173,15 @@ pub trait Router: Sync {
     /// Whether the router has applied the current generation of the object.
     fn programmed_status(&self, route: &Value) -> ProgrammedStatus;
 
-    /// The weights to restore later, given those that are known. See [`crate::refresh_original`].
+    /// What the managed rules assign to a side: requests, the sessions of clients, or connections.
+    fn assignment_unit(&self, route: &Value, rule: Option<&str>, stable: &str) -> AssignmentUnit;
+
+    /// The weights to restore later. For a rule without a canary backend the current weights are the
+    /// original ones, because the user has written it (an `apply` during a release replaces the
+    /// rule). For a rule with a canary backend the weights in `original` are kept.
+    ///
+    /// Cheap enough for every reconcile. If the result differs from `original`, it must be stored
+    /// before the next change.
     ///
     /// # Errors
     /// As [`Router::canary_weight`].
@@ -129,10 +190,14 @@ pub trait Router: Sync {
         route: &Value,
         rule: Option<&str>,
         services: Services<'_>,
-        known: Option<&OriginalWeights>,
+        original: Option<&OriginalWeights>,
     ) -> Result<OriginalWeights, RouteError>;
 
-    /// The patch that restores the original weights. See [`crate::restore`].
+    /// The patch that restores the original weights of every recorded rule, including the weight of
+    /// a canary backend that the user listed. Removes a canary backend that the user did not list.
+    ///
+    /// Rules and backends that no longer exist are ignored. The patch is empty if there is nothing to
+    /// restore.
     ///
     /// # Errors
     /// The object is malformed.
@@ -145,27 +210,24 @@ pub trait Router: Sync {
 }
 
 /// All supported kinds of route.
-pub const ROUTERS: &[&dyn Router] = &[&HttpRouteRouter];
+pub const ROUTERS: &[&dyn Router] = &[
+    &HTTP_ROUTE,
+    &GRPC_ROUTE,
+    &TLS_ROUTE,
+    &TCP_ROUTE,
+    &VIRTUAL_SERVICE,
+    &CanaryIngress,
+    &TRAEFIK_SERVICE,
+    &HTTP_PROXY,
+    &APISIX_ROUTE,
+];
 
-/// The router for the kind of an object. Typed clients omit `apiVersion` and `kind`: such an object
-/// is of the first kind.
-///
-/// # Errors
-/// The kind is not supported.
-pub fn router_for(route: &Value) -> Result<&'static dyn Router, RouteError> {
-    let Some(kind) = route.get("kind").and_then(Value::as_str) else {
-        return Ok(ROUTERS[0]);
-    };
-    let api_version = route.get("apiVersion").and_then(Value::as_str);
-    let group = api_version.map(|version| version.split('/').next().unwrap_or_default());
-    let is_same = |router: &&&'static dyn Router| {
-        router.kind() == kind && group.is_none_or(|group| router.group() == group)
-    };
-    let router = ROUTERS.iter().find(is_same).copied();
-    router.ok_or_else(|| RouteError::UnsupportedKind {
-        kind: kind.into(),
-        supported: ROUTERS.iter().map(|router| router.kind()).collect(),
-    })
+/// The router of an object, by its `apiVersion` and `kind`. `None` if it is of another kind.
+pub fn router_for(route: &Value) -> Option<&'static dyn Router> {
+    let text = |field: &str| route.get(field).and_then(Value::as_str);
+    let (group, kind) = (text("apiVersion")?.split('/').next()?, text("kind")?);
+    let mut routers = ROUTERS.iter().copied();
+    routers.find(|router| router.group() == group && router.kind() == kind)
 }
 
 /// The router of a kind. Every kind has one.
@@ -178,33 +240,48 @@ pub fn router_of(kind: RouteKind) -> &'static dyn Router {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::json;
 
     use super::*;
 
     #[test]
-    fn the_router_is_chosen_by_group_and_kind() {
-        let of = |api_version: &str, kind: &str| {
+    fn every_kind_of_plans_has_its_own_router() {
+        for kind in RouteKind::ALL {
+            assert_eq!(router_of(kind).route_kind(), kind);
+        }
+        let kinds: BTreeSet<_> = ROUTERS.iter().map(|router| router.route_kind()).collect();
+        assert_eq!(kinds.len(), ROUTERS.len());
+        assert_eq!(ROUTERS.len(), RouteKind::ALL.len());
+    }
+
+    #[test]
+    fn the_router_of_an_object_is_found_by_group_and_kind() {
+        let kind_of = |api_version: &str, kind: &str| {
             let route = json!({"apiVersion": api_version, "kind": kind});
-            router_for(&route).map(|router| (router.group(), router.kind()))
+            router_for(&route).map(Router::route_kind)
         };
-        assert_eq!(
-            of("gateway.networking.k8s.io/v1", "HTTPRoute").unwrap(),
-            ("gateway.networking.k8s.io", "HTTPRoute")
-        );
-        for (api_version, kind) in [
-            ("example.com/v1", "HTTPRoute"),
-            ("networking.istio.io/v1", "VirtualService"),
-        ] {
-            let error = of(api_version, kind).unwrap_err().to_string();
-            assert!(
-                error.contains(kind) && error.ends_with("use HTTPRoute"),
-                "{error}"
+        for router in ROUTERS {
+            let api_version = format!("{}/{}", router.group(), router.versions()[0]);
+            assert_eq!(
+                kind_of(&api_version, router.kind()),
+                Some(router.route_kind())
             );
         }
-        assert_eq!(router_for(&json!({})).unwrap().kind(), "HTTPRoute");
+        assert_eq!(kind_of("example.com/v1", "HTTPRoute"), None);
+        assert_eq!(kind_of("networking.istio.io/v1", "Gateway"), None);
+    }
+
+    // The status and the metrics of Serin name a route by its kind without the group.
+    #[test]
+    fn kinds_and_plurals_are_unique_and_a_kind_is_named_as_in_plans() {
+        let plurals: BTreeSet<_> = ROUTERS.iter().map(|router| router.plural()).collect();
+        assert_eq!(plurals.len(), ROUTERS.len());
         for router in ROUTERS {
-            assert_eq!(router_of(router.route_kind()).kind(), router.kind());
+            let name = serde_json::to_value(router.route_kind()).unwrap();
+            assert_eq!(name, router.kind());
+            assert!(!router.versions().is_empty(), "{}", router.kind());
         }
     }
 }

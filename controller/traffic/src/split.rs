@@ -5,7 +5,8 @@ use serin_core::units::Weight;
 /// Maximum weight in Gateway API.
 pub(crate) const MAX_WEIGHT: u64 = 1_000_000;
 
-const THOUSANDTHS: u64 = 100_000;
+/// The whole of the traffic in thousandths of a percent.
+pub(crate) const THOUSANDTHS: u64 = 100_000;
 
 /// Weights of stable and canary, and the factor for the weights of the other backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +31,13 @@ pub(crate) fn share(stable: u64, canary: u64) -> Weight {
 ///
 /// `largest_other` is the largest non-zero weight of the other backends. If it is `None`, the two
 /// weights sum to 100, or to 100,000 if `weight` is not a whole percentage. Otherwise they sum to
-/// `stable_weight * factor`. Returns `None` if the weights would exceed [`MAX_WEIGHT`].
+/// `stable_weight * factor`, and with `keeps_total` to `stable_weight` if it can be divided. Returns
+/// `None` if the weights would exceed [`MAX_WEIGHT`].
 pub(crate) fn split(
     stable_weight: u64,
     largest_other: Option<u64>,
     weight: Weight,
+    keeps_total: bool,
 ) -> Option<Split> {
     let resolution = if weight.thousandths().is_multiple_of(1_000) {
         100
@@ -49,10 +52,11 @@ pub(crate) fn split(
     }
     let thousandths = u64::from(weight.thousandths());
     let largest = stable_weight.max(largest_other);
-    // The first factor is the same for all whole percentages, so that the weights of the other
-    // backends do not change from step to step. The second is the smallest exact factor for this
-    // weight. The third has the finest possible resolution.
+    // The second factor is the same for all whole percentages, so that the weights of the other
+    // backends do not change from step to step. The third is the smallest exact factor for this
+    // weight. The last has the finest possible resolution.
     let factors = [
+        u64::from(keeps_total),
         resolution / gcd(resolution, stable_weight),
         THOUSANDTHS / gcd(THOUSANDTHS, stable_weight * thousandths),
         MAX_WEIGHT / largest,
@@ -83,6 +87,10 @@ fn gcd(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn split(stable_weight: u64, largest_other: Option<u64>, weight: Weight) -> Option<Split> {
+        super::split(stable_weight, largest_other, weight, false)
+    }
 
     fn weights(stable: u64, canary: u64, factor: u64) -> Split {
         Split {
@@ -118,6 +126,13 @@ mod tests {
             split(100, Some(7), Weight::percent(5)),
             Some(weights(95, 5, 1))
         );
+    }
+
+    #[test]
+    fn the_total_is_kept_if_the_stable_weight_can_be_divided() {
+        let kept = |weight| super::split(90, Some(10), weight, true);
+        assert_eq!(kept(Weight::percent(50)), Some(weights(45, 45, 1)));
+        assert_eq!(kept(Weight::percent(5)), Some(weights(855, 45, 10)));
     }
 
     #[test]

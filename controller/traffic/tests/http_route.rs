@@ -5,16 +5,14 @@
     reason = "helpers of tests may fail loudly, as tests may"
 )]
 
+mod support;
+
 use json_patch::Patch;
 use serde_json::{Value, json};
 use serin_core::units::Weight;
-use serin_traffic::{
-    OriginalWeights, RouteError, canary_weight, capture_original, refresh_original, restore,
-    set_weight,
-};
+use serin_traffic::{OriginalWeights, RouteError};
 
-const STABLE: &str = "checkout";
-const CANARY: &str = "checkout-canary";
+use crate::support::*;
 
 fn route(rules: &Value) -> Value {
     json!({
@@ -37,26 +35,12 @@ fn plain() -> Value {
     }]))
 }
 
-fn apply_patch(route: &Value, patch: &Patch) -> Value {
-    let mut changed = route.clone();
-    json_patch::patch(&mut changed, patch).unwrap();
-    changed
-}
-
-fn route_at_weight(route: &Value, percent: f64, original: Option<&OriginalWeights>) -> Value {
-    let weight = Weight::try_from(percent).unwrap();
-    let patch = set_weight(route, None, STABLE, CANARY, weight, original).unwrap();
-    let changed = apply_patch(route, &patch);
-    assert_eq!(canary_weight(&changed, None, STABLE, CANARY), Ok(weight));
-    changed
-}
-
 fn backends(route: &Value, rule: usize) -> &Value {
     &route["spec"]["rules"][rule]["backendRefs"]
 }
 
 fn capture(route: &Value) -> OriginalWeights {
-    capture_original(route, None, STABLE, CANARY).unwrap()
+    capture_original(route).unwrap()
 }
 
 #[test]
@@ -95,7 +79,7 @@ fn only_the_backends_of_the_rule_change() {
 
 #[test]
 fn the_patch_fails_if_the_object_has_changed() {
-    let patch = set_weight(&plain(), None, STABLE, CANARY, Weight::percent(5), None).unwrap();
+    let patch = set_weight(&plain(), None, Weight::percent(5), None).unwrap();
     assert_eq!(
         serde_json::to_value(&patch).unwrap(),
         json!([
@@ -117,7 +101,7 @@ fn the_patch_is_empty_if_the_weight_is_already_set() {
     for percent in [0.0, 5.0, 0.125, 100.0] {
         let changed = route_at_weight(&plain(), percent, Some(&original));
         let weight = Weight::try_from(percent).unwrap();
-        let again = set_weight(&changed, None, STABLE, CANARY, weight, Some(&original)).unwrap();
+        let again = set_weight(&changed, None, weight, Some(&original)).unwrap();
         assert_eq!(again, Patch(vec![]), "at {percent} %");
     }
 }
@@ -145,7 +129,7 @@ fn a_canary_listed_by_the_user_stays_with_weight_0_and_is_restored() {
         backends(&at_zero, 0),
         &json!([{"name": CANARY, "port": 81, "weight": 0}, {"name": STABLE, "port": 80, "weight": 90}])
     );
-    let patch = restore(&at_zero, &original, STABLE, CANARY).unwrap();
+    let patch = restore(&at_zero, &original).unwrap();
     assert_eq!(apply_patch(&at_zero, &patch), before);
 }
 
@@ -196,25 +180,11 @@ fn other_backends_are_unchanged_if_the_stable_weight_can_be_divided() {
 fn only_the_named_rule_is_split() {
     let rule = |name: &str| json!({"name": name, "backendRefs": [{"name": STABLE, "port": 80}]});
     let before = route(&json!([rule("main"), rule("admin")]));
-    let patch = set_weight(
-        &before,
-        Some("admin"),
-        STABLE,
-        CANARY,
-        Weight::percent(5),
-        None,
-    )
-    .unwrap();
+    let patch = set_weight(&before, Some("admin"), Weight::percent(5), None).unwrap();
     let after = apply_patch(&before, &patch);
     assert_eq!(backends(&after, 0), backends(&before, 0));
-    assert_eq!(
-        canary_weight(&after, Some("admin"), STABLE, CANARY),
-        Ok(Weight::percent(5))
-    );
-    assert_eq!(
-        canary_weight(&after, Some("main"), STABLE, CANARY),
-        Ok(Weight::ZERO)
-    );
+    assert_eq!(canary_weight(&after, Some("admin")), Ok(Weight::percent(5)));
+    assert_eq!(canary_weight(&after, Some("main")), Ok(Weight::ZERO));
 }
 
 #[test]
@@ -247,7 +217,7 @@ fn a_rule_changed_by_another_client_is_reported_and_corrected() {
     let original = capture(&before);
     let mut edited = route_at_weight(&before, 20.0, Some(&original));
     edited["spec"]["rules"][1]["backendRefs"][1]["weight"] = 80.into();
-    let error = canary_weight(&edited, None, STABLE, CANARY).unwrap_err();
+    let error = canary_weight(&edited, None).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the rules of HTTPRoute shop/checkout have different canary weights: rule `a`: 20 %, rule `b`: 50 %"
@@ -273,14 +243,14 @@ fn an_apply_during_a_release_becomes_the_new_original() {
     let original = capture(&plain());
     let split_route = route_at_weight(&plain(), 20.0, Some(&original));
     assert_eq!(
-        refresh_original(&split_route, None, STABLE, CANARY, Some(&original)),
+        refresh_original(&split_route, Some(&original)),
         Ok(original.clone())
     );
 
     let mut reapplied = plain();
     reapplied["spec"]["rules"][0]["backendRefs"] =
         json!([{"name": STABLE, "port": 9090, "weight": 7}]);
-    let now_known = refresh_original(&reapplied, None, STABLE, CANARY, Some(&original)).unwrap();
+    let now_known = refresh_original(&reapplied, Some(&original)).unwrap();
     assert_ne!(now_known, original);
     let split_route = route_at_weight(&reapplied, 20.0, Some(&original));
     assert_eq!(
@@ -296,10 +266,7 @@ fn changes_outside_the_weights_survive_a_restoration() {
     let mut split_route = route_at_weight(&before, 20.0, Some(&original));
     split_route["spec"]["rules"][0]["backendRefs"][0]["port"] = 9090.into();
     split_route["spec"]["hostnames"] = json!(["new.example"]);
-    let restored = apply_patch(
-        &split_route,
-        &restore(&split_route, &original, STABLE, CANARY).unwrap(),
-    );
+    let restored = apply_patch(&split_route, &restore(&split_route, &original).unwrap());
     assert_eq!(restored["spec"]["hostnames"], json!(["new.example"]));
     assert_eq!(
         backends(&restored, 0),
@@ -324,7 +291,7 @@ fn the_original_is_stored_as_a_short_text() {
 #[test]
 fn errors_contain_the_route_the_rule_and_the_fix() {
     let error_message = |route: &Value, rule: Option<&str>| {
-        set_weight(route, rule, STABLE, CANARY, Weight::percent(5), None)
+        set_weight(route, rule, Weight::percent(5), None)
             .unwrap_err()
             .to_string()
     };
@@ -336,7 +303,7 @@ fn errors_contain_the_route_the_rule_and_the_fix() {
     assert_eq!(
         error_message(&elsewhere, Some("main")),
         "Service `checkout` is not a backend of rule `main` of HTTPRoute shop/checkout; its backends are: `cart`; \
-         add a backendRef to `checkout` or name the right Service as stableService"
+         add a backend `checkout` or name the right Service as stableService"
     );
     assert!(
         error_message(&elsewhere, None)
@@ -363,9 +330,6 @@ fn errors_contain_the_route_the_rule_and_the_fix() {
         error_message(&negative, None),
         "HTTPRoute shop/checkout is malformed: /spec/rules/0/backendRefs/0/weight is not a whole number from 0 to 1000000"
     );
-    let mut grpc = plain();
-    grpc["kind"] = "TLSRoute".into();
-    assert!(error_message(&grpc, None).starts_with("TLSRoute is not supported as a route"));
 }
 
 #[test]
@@ -373,7 +337,7 @@ fn traffic_is_never_removed_from_the_only_side_that_has_traffic() {
     let before = route(
         &json!([{"backendRefs": [{"name": STABLE, "weight": 0}, {"name": CANARY, "weight": 100}]}]),
     );
-    let refused = set_weight(&before, None, STABLE, CANARY, Weight::ZERO, None);
+    let refused = set_weight(&before, None, Weight::ZERO, None);
     assert!(matches!(
         refused,
         Err(RouteError::StableHasNoTraffic { .. })
@@ -394,12 +358,9 @@ fn a_canary_listed_by_the_user_with_weight_0_is_split_and_restored() {
             {"backendRefs": [stable, {"name": "retired", "port": 80, "weight": 0}]},
         ]));
         let original = capture(&before);
-        assert_eq!(
-            canary_weight(&before, None, STABLE, CANARY),
-            Ok(Weight::ZERO)
-        );
+        assert_eq!(canary_weight(&before, None), Ok(Weight::ZERO));
         assert!(
-            set_weight(&before, None, STABLE, CANARY, Weight::ZERO, Some(&original))
+            set_weight(&before, None, Weight::ZERO, Some(&original))
                 .unwrap()
                 .0
                 .is_empty()
@@ -416,7 +377,7 @@ fn a_canary_listed_by_the_user_with_weight_0_is_split_and_restored() {
         let full = route_at_weight(&half, 100.0, Some(&original));
         assert_eq!(route_at_weight(&full, 0.0, Some(&original)), before);
         assert_eq!(
-            apply_patch(&full, &restore(&full, &original, STABLE, CANARY).unwrap()),
+            apply_patch(&full, &restore(&full, &original).unwrap()),
             before
         );
     }

@@ -1,31 +1,49 @@
 //! The condition of a check: a CEL expression over `result`.
 //!
 //! Whoever may create a Rollout writes conditions, and the controller evaluates them for all
-//! tenants. So the cost of a condition is known before it is evaluated: [`parser`] accepts the part
-//! of CEL for which it can be calculated, and [`evaluator`] counts its steps. ADR 17 states why no
-//! general CEL library does this.
+//! tenants. So the cost of a condition is known before it is evaluated: [`checker`] accepts the
+//! expressions for which it can be calculated, and the evaluation counts its steps. ADR 17 states
+//! why no general CEL library does this.
 
-mod evaluator;
-mod expression;
-mod functions;
-mod lexer;
-mod parser;
+mod checker;
 mod types;
 
-use evaluator::{EvaluationError, Value};
-use expression::{BOOL, Expression, Node};
+use checker::Checked;
+use types::BOOL;
+
+use crate::expression::{
+    Dialect, EvaluationError, Expression, Function, LoopKind, MAX_STEPS, Value,
+};
 
 /// Maximum length in characters, as in the schema.
 const MAX_LENGTH: usize = 512;
-/// Maximum nesting of brackets, loops and conditionals. It bounds the stack of the parser.
+/// Maximum nesting of brackets, loops and conditionals.
 const MAX_DEPTH: usize = 12;
-/// Maximum number of operators and functions on a path through the expression. It bounds the stack
-/// of the evaluation.
+/// Maximum number of operators and functions on a path through the expression.
 const MAX_HEIGHT: usize = 32;
 /// Maximum number of values of a result.
 const MAX_VALUES: usize = 100;
 /// Maximum number of steps of one evaluation: two nested loops over [`MAX_VALUES`] values.
-const MAX_COST: u64 = 100_000;
+const MAX_COST: u64 = MAX_STEPS;
+
+const DIALECT: Dialect = Dialect {
+    variables: &["result"],
+    functions: &[
+        Function::Loop(LoopKind::All),
+        Function::Loop(LoopKind::Exists),
+        Function::Loop(LoopKind::ExistsOne),
+        Function::Loop(LoopKind::Filter),
+        Function::Loop(LoopKind::Map),
+        Function::Size,
+        Function::Min,
+        Function::Max,
+        Function::Double,
+        Function::Int,
+    ],
+    max_length: MAX_LENGTH,
+    max_depth: MAX_DEPTH,
+    max_height: MAX_HEIGHT,
+};
 
 /// A condition on the result of a query.
 ///
@@ -34,7 +52,7 @@ const MAX_COST: u64 = 100_000;
 /// 0.05)`.
 #[derive(Debug)]
 pub struct Condition {
-    root: Node,
+    expression: Expression,
     /// Maximum number of steps of an evaluation.
     cost: u64,
 }
@@ -47,12 +65,8 @@ impl Condition {
     /// A message if the text is not CEL, uses another variable than `result`, is not boolean, uses
     /// a part of CEL that conditions do not support, or exceeds a limit.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.chars().count() > MAX_LENGTH {
-            return Err(format!("it is longer than {MAX_LENGTH} characters"));
-        }
-        let Expression {
-            node, kind, cost, ..
-        } = parser::parse_expression(text)?;
+        let expression = Expression::parse(text, &DIALECT)?;
+        let Checked { kind, cost } = checker::check(expression.root())?;
         if kind != BOOL {
             return Err("its result is neither true nor false".to_owned());
         }
@@ -62,7 +76,7 @@ impl Condition {
                  {MAX_COST}: use fewer nested loops"
             ));
         }
-        let condition = Self { root: node, cost };
+        let condition = Self { expression, cost };
         condition.check_evaluates()?;
         Ok(condition)
     }
@@ -85,12 +99,9 @@ impl Condition {
 
     /// The value and the number of steps that its evaluation took.
     fn evaluate_counted(&self, result: &[f64]) -> (Result<bool, EvaluationError>, u64) {
-        let (value, steps) = evaluator::evaluate(&self.root, result, self.cost);
-        let value = value.and_then(|value| match value {
-            Value::Bool(value) => Ok(value),
-            _ => Err(EvaluationError::WrongType),
-        });
-        (value, steps)
+        let result = result.iter().copied().map(Value::Double).collect();
+        self.expression
+            .evaluate_counted(vec![Value::List(result)], self.cost)
     }
 
     /// Evaluates the condition on a small and on the largest sample. A condition that fails on both

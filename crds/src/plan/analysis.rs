@@ -42,7 +42,7 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
             fix,
         );
     }
-    let routed = spec.strategy.canary.traffic_routing.is_some();
+    let routed = spec.strategy.as_canary().traffic_routing.is_some();
     let mut names = BTreeSet::new();
     for (index, objective) in analysis.objectives.iter().enumerate() {
         let path = format!("{PATH}.objectives[{index}]");

@@ -23,8 +23,13 @@ pub(super) fn baseline_pods(
             "use as many as the canary has pods, for example 2",
         );
     }
-    let canary = &spec.strategy.canary;
-    let obstacle = if canary.traffic_routing.is_none() {
+    let canary = spec.strategy.as_canary();
+    let obstacle = if spec.strategy.blue_green.is_some() {
+        Some((
+            "with blue/green the two sides never have traffic at the same time",
+            "remove baseline, or replace spec.strategy.blueGreen with canary",
+        ))
+    } else if canary.traffic_routing.is_none() {
         Some((
             "without a router the number of pods sets the traffic split",
             "add spec.strategy.canary.trafficRouting, or remove baseline",

@@ -4,15 +4,14 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serin_core::plan::{
-    Amount, Analysis, ArmBinding, Canary, Exposure, RouteKind, RouteRef, Routing,
-};
+use serin_core::plan::{Amount, Analysis, ArmBinding, Canary, Exposure, Routing};
 
 use super::problem::{CANARY as PATH, Problems};
 use super::values::{MILLISECOND, non_negative, parse_duration_in};
-use super::{analysis, pace};
+use super::{analysis, pace, routes};
 use crate::rollout::RolloutSpec;
-use crate::strategy::{CanarySpec, GatewayApiSpec, RouteSpec, TrafficRoutingSpec};
+use crate::strategy::CanarySpec;
+use crate::traffic_routing::TrafficRoutingSpec;
 
 const MAX_SURGE_DEFAULT: Amount = Amount::Percent(25);
 const DELAY_SECONDS_DEFAULT: i32 = 30;
@@ -25,8 +24,7 @@ const SETTLE_BOUNDS: RangeInclusive<Duration> =
 const UNVERIFIED_AFTER: Duration = Duration::from_secs(10);
 
 /// How traffic is split between the two revisions.
-pub(super) fn exposure(spec: &RolloutSpec, name: &str, problems: &mut Problems) -> Exposure {
-    let canary = &spec.strategy.canary;
+pub(super) fn exposure(canary: &CanarySpec, name: &str, problems: &mut Problems) -> Exposure {
     if let Some(router) = &canary.traffic_routing {
         return Exposure::Weighted(routing(canary, router, name, problems));
     }
@@ -36,7 +34,8 @@ pub(super) fn exposure(spec: &RolloutSpec, name: &str, problems: &mut Problems) 
 }
 
 pub(super) fn canary(spec: &RolloutSpec, is_routed: bool, problems: &mut Problems) -> Canary {
-    let canary = &spec.strategy.canary;
+    let settings = spec.strategy.as_canary();
+    let canary = &*settings;
     let max_surge = amount("maxSurge", canary.max_surge.as_ref(), problems);
     let max_unavailable = amount("maxUnavailable", canary.max_unavailable.as_ref(), problems);
     check_replacement(canary, max_surge, max_unavailable, problems);
@@ -117,7 +116,8 @@ fn parse_amount(field: &str, value: &IntOrString, problems: &mut Problems) -> Op
 
 /// Checks the anti-affinity between revisions. It is not part of the plan: only new pods have it.
 fn check_anti_affinity(spec: &RolloutSpec, problems: &mut Problems) {
-    let Some(anti_affinity) = &spec.strategy.canary.anti_affinity else {
+    let settings = spec.strategy.as_canary();
+    let Some(anti_affinity) = &settings.anti_affinity else {
         return;
     };
     let path = format!("{PATH}.antiAffinity");
@@ -227,7 +227,7 @@ fn routing(
         .settle
         .as_ref()
         .and_then(|text| parse_duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
-    let routes = routes(&spec.gateway_api, problems);
+    let routes = routes::routes(&format!("{PATH}.trafficRouting"), spec, problems);
     let settle = settle.unwrap_or(SETTLE_DEFAULT);
     Routing {
         binding: ArmBinding::services(stable_service, canary_service),
@@ -328,89 +328,5 @@ fn check_service(field: &str, written: Option<&String>, name: &str, problems: &m
             format!("its default, {name}, is not a valid Service name"),
             format!("set a name: {fix}"),
         );
-    }
-}
-
-fn routes(spec: &GatewayApiSpec, problems: &mut Problems) -> Vec<RouteRef> {
-    let path = format!("{PATH}.trafficRouting.gatewayAPI");
-    let listed: &[RouteSpec] = match (&spec.http_route, &spec.http_routes) {
-        (Some(name), None) => {
-            return vec![route_ref(
-                &format!("{path}.httpRoute"),
-                name,
-                None,
-                problems,
-            )];
-        }
-        (None, Some(listed)) if !listed.is_empty() => listed,
-        (Some(name), Some(_)) => {
-            problems.invalid(
-                format!("{path}.httpRoute"),
-                name,
-                "it excludes httpRoutes, which is also set",
-                "keep one of the two",
-            );
-            &[]
-        }
-        (None, _) => {
-            problems.required(
-                format!("{path}.httpRoute"),
-                "the name of the route is missing",
-                "set it to the name of an HTTPRoute",
-            );
-            &[]
-        }
-    };
-    let mut routes: Vec<RouteRef> = Vec::new();
-    for (index, spec) in listed.iter().enumerate() {
-        let path = format!("{path}.httpRoutes[{index}]");
-        let route = route_ref(
-            &format!("{path}.name"),
-            &spec.name,
-            spec.rule.clone(),
-            problems,
-        );
-        let overlaps = |other: &RouteRef| {
-            other.name == route.name
-                && (other.rule.is_none() || route.rule.is_none() || other.rule == route.rule)
-        };
-        if routes.iter().any(overlaps) {
-            problems.invalid(
-                path,
-                spec,
-                "another entry selects the same rule",
-                "list each rule once",
-            );
-        }
-        routes.push(route);
-    }
-    routes
-}
-
-/// Checks that the name of a route is a DNS subdomain (RFC 1123).
-fn route_ref(path: &str, name: &str, rule: Option<String>, problems: &mut Problems) -> RouteRef {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-    let ends = |c: char| c == '-' || c == '.';
-    if name.is_empty()
-        || name.len() > 253
-        || !name.bytes().all(allowed)
-        || name.starts_with(ends)
-        || name.ends_with(ends)
-    {
-        let fix = "use the metadata.name of an HTTPRoute in the Rollout's namespace";
-        problems.invalid(path, &name, "it is not a valid object name", fix);
-    }
-    if rule.as_deref() == Some("") {
-        problems.invalid(
-            path.replace(".name", ".rule"),
-            &"",
-            "it is empty",
-            "set the name of a rule, or remove the field",
-        );
-    }
-    RouteRef {
-        kind: RouteKind::HttpRoute,
-        name: name.to_owned(),
-        rule,
     }
 }

@@ -57,7 +57,8 @@ pub(super) fn required_checks(
         }
     }
     let required = decisive_checks(analysis, |phase| phase != CheckPhase::Bake);
-    if !required.is_empty() {
+    // The checks of blue/green are about a preview without traffic.
+    if !required.is_empty() && spec.strategy.blue_green.is_none() {
         check_traffic(spec, problems);
     }
     required
@@ -71,7 +72,8 @@ pub(super) fn bake_plan(
 ) -> Option<BakePlan> {
     let text = analysis.bake_time.as_ref()?;
     let path = format!("{PATH}.bakeTime");
-    if spec.strategy.canary.traffic_routing.is_none() {
+    let strategy = &spec.strategy;
+    if strategy.blue_green.is_none() && strategy.as_canary().traffic_routing.is_none() {
         let problem = "without trafficRouting the traffic cannot move back after a breach";
         problems.invalid(
             &path,
@@ -175,15 +177,15 @@ fn check_initial_delay(
 
 /// Promotion waits for the checks, and a check can only succeed while the canary receives traffic.
 fn check_traffic(spec: &RolloutSpec, problems: &mut Problems) {
-    let steps = spec.strategy.canary.steps.as_deref();
-    let has_traffic = match steps {
+    let canary = spec.strategy.as_canary();
+    let routed = canary.traffic_routing.is_some();
+    let has_traffic = match canary.steps.as_deref() {
         // Problems of the steps are reported elsewhere.
         Some(steps) => {
-            let routed = spec.strategy.canary.traffic_routing.is_some();
             let steps = steps::steps(spec, steps, routed, &mut Problems::default());
             !Canary::weight_at(&steps, steps.len()).is_zero()
         }
-        None => pace::is_evidence_paced(spec, spec.strategy.canary.traffic_routing.is_some()),
+        None => pace::is_evidence_paced(spec, routed),
     };
     if !has_traffic {
         let problem = "a check can only succeed while the canary receives traffic, and at the end of the steps it receives none";

@@ -154,6 +154,32 @@ fn check_command(object: Value) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The API server enforces the schema. A text that gets past it must not make a status too large.
+#[test]
+fn no_single_text_makes_a_plan_larger_than_a_status() {
+    let mut of_deployment = FULL.clone();
+    for own in ["selector", "template"] {
+        of_deployment["spec"].as_object_mut().unwrap().remove(own);
+    }
+    of_deployment["spec"]["workloadRef"] =
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop"});
+    let mut adopting = FULL.clone();
+    adopting["spec"]["adopt"] = json!({"deployment": "shop"});
+    for object in [&*FULL, &of_deployment, &adopting] {
+        let mut known = Vec::new();
+        paths(&object["spec"], "/spec", &mut known);
+        assert!(known.len() > 100);
+        for path in known {
+            for text in ["9", "a"] {
+                let mut object = object.clone();
+                *object.pointer_mut(&path).unwrap() = text.repeat(100_000).into();
+                let checked = check_rollout(object);
+                assert!(checked.is_ok(), "{path}: {checked:?}");
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn fuzz_rollouts_with_some_fields_changed(

@@ -15,7 +15,7 @@ const MAX_WEIGHT_DEFAULT: Weight = Weight::percent(50);
 /// Steps set the pace if there are any, otherwise evidence if possible. Otherwise the release does
 /// not wait.
 pub(super) fn pace(spec: &RolloutSpec, routed: bool, problems: &mut Problems) -> Pace {
-    let canary = &spec.strategy.canary;
+    let canary = spec.strategy.as_canary();
     if let (Some(pace), Some(_)) = (&canary.pace, &canary.steps) {
         problems.invalid(
             format!("{PATH}.pace"),

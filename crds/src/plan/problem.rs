@@ -131,6 +131,20 @@ impl Problems {
         });
     }
 
+    /// Adds the problems of a check that names the fields of another strategy, with these names
+    /// replaced.
+    pub(super) fn append_renamed(&mut self, others: Self, names: &[(&str, &str)]) {
+        let renamed = |text: String| {
+            let names = names.iter();
+            names.fold(text, |text, (from, to)| text.replace(from, to))
+        };
+        self.omitted += others.omitted;
+        for error in others.errors {
+            let (problem, fix) = (renamed(error.problem), renamed(error.fix));
+            self.record(renamed(error.path), error.value, problem, fix);
+        }
+    }
+
     /// Returns `value` if there are no problems.
     pub(super) fn into_result<T>(self, value: T) -> Result<T, FieldErrors> {
         if self.errors.is_empty() {

@@ -1,5 +1,6 @@
 //! Checks that the pods of a Rollout are described exactly once.
 
+use super::object_name::is_object_name;
 use super::problem::Problems;
 use crate::rollout::RolloutSpec;
 use crate::workload::{TakeoverMode, is_unset};
@@ -7,6 +8,12 @@ use crate::workload::{TakeoverMode, is_unset};
 const FIX: &str = "set spec.selector and spec.template, or spec.workloadRef";
 
 pub(super) fn check_workload(spec: &RolloutSpec, problems: &mut Problems) {
+    if let Some(reference) = &spec.workload_ref {
+        check_name("spec.workloadRef.name", &reference.name, problems);
+    }
+    if let Some(adopt) = &spec.adopt {
+        check_name("spec.adopt.deployment", &adopt.deployment, problems);
+    }
     let has_own = !is_unset(&spec.template) || !is_unset(&spec.selector);
     let Some(reference) = &spec.workload_ref else {
         if is_unset(&spec.template) && !spec.observes() {
@@ -51,6 +58,13 @@ pub(super) fn check_workload(spec: &RolloutSpec, problems: &mut Problems) {
             why,
             "remove spec.adopt",
         );
+    }
+}
+
+fn check_name(path: &str, name: &str, problems: &mut Problems) {
+    if !is_object_name(name) {
+        let fix = "use the metadata.name of a Deployment in the Rollout's namespace";
+        problems.invalid(path, &name, "it is not a valid object name", fix);
     }
 }
 

@@ -146,8 +146,10 @@ fn the_plan_rejects_what_a_validation_rule_rejects() {
 }
 
 #[test]
-fn the_full_example_contains_every_field() {
-    let text = fs::read_to_string(examples().join("canary-full.yaml")).unwrap();
+fn the_full_examples_contain_every_field() {
+    let files = ["canary-full.yaml", "blue-green.yaml"];
+    let texts = files.map(|file| fs::read_to_string(examples().join(file)).unwrap());
+    let text = texts.concat();
     let schema = admission::schema_of("Rollout");
     let mut missing = Vec::new();
     fields(&schema["properties"]["spec"], "spec", &mut |path, name| {

@@ -90,8 +90,9 @@ fn pace() -> impl Strategy<Value = Pace> {
 }
 
 fn routing() -> impl Strategy<Value = Routing> {
-    let route = (text(), option::of(text())).prop_map(|(name, rule)| RouteRef {
-        kind: RouteKind::HttpRoute,
+    let kind = prop::sample::select(RouteKind::ALL.to_vec());
+    let route = (kind, text(), option::of(text())).prop_map(|(kind, name, rule)| RouteRef {
+        kind,
         name,
         rule,
     });
@@ -106,8 +107,11 @@ fn routing() -> impl Strategy<Value = Routing> {
 }
 
 fn exposure() -> impl Strategy<Value = Exposure> {
-    option::of(routing())
-        .prop_map(|routing| routing.map_or(Exposure::ReplicaRatio, Exposure::Weighted))
+    (option::of(routing()), any::<bool>()).prop_map(|(routing, is_switch)| match routing {
+        None => Exposure::ReplicaRatio,
+        Some(routing) if is_switch => Exposure::Switch(routing),
+        Some(routing) => Exposure::Weighted(routing),
+    })
 }
 
 prop_compose! {
@@ -139,9 +143,11 @@ prop_compose! {
         paused in any::<bool>(),
         exposure in exposure(),
         canary in canary(),
+        is_blue_green in any::<bool>(),
     ) -> Plan {
+        let strategy = if is_blue_green { Rollout::BlueGreen(canary) } else { Rollout::Canary(canary) };
         Plan { replicas, progress_deadline, progress_deadline_abort, revision_history_limit, rollback_window, paused, workload: Workload::Owned, exposure,
-            strategy: Rollout::Canary(canary) }
+            strategy }
     }
 }
 
@@ -276,11 +282,13 @@ fn release() -> impl Strategy<Value = ReleaseRecord> {
         ReleaseResult::Aborted,
         ReleaseResult::Superseded,
     ]);
-    (revision(), result, time(), text()).prop_map(|(revision, result, at, message)| ReleaseRecord {
+    let parts = (revision(), result, time(), text(), option::of(revision()));
+    parts.prop_map(|(revision, result, at, message, replaced)| ReleaseRecord {
         revision,
         result,
         at,
         message: message.into(),
+        replaced,
     })
 }
 

@@ -11,6 +11,9 @@ use tokio::process::{Child, Command};
 
 use crate::env::Env;
 
+/// The port of the HTTP endpoints of the controller that cases share.
+pub const SHARED_PORT: u16 = 18_180;
+
 /// A running controller. It is killed on drop.
 pub struct Controller {
     child: Child,

@@ -9,6 +9,7 @@ pub mod cases;
 pub mod controller;
 pub mod demo;
 pub mod env;
+pub mod guardrails;
 pub mod interrupt;
 pub mod manifests;
 pub mod metrics_server;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serin_cluster::Progress;
 use serin_e2e::cases::{ALL, Isolation, TestCase};
-use serin_e2e::controller::{Controller, ControllerOptions};
+use serin_e2e::controller::{Controller, ControllerOptions, SHARED_PORT};
 use serin_e2e::env::Env;
 use serin_e2e::{case_log, note};
 
@@ -70,7 +70,7 @@ fn main() -> Result<()> {
 
     let options = ControllerOptions {
         name: "shared".into(),
-        port: 18_180,
+        port: SHARED_PORT,
         election: Some("default".into()),
     };
     let mut controller = runtime.block_on(async { Controller::start(&env, &options) })?;

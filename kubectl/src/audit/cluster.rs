@@ -106,7 +106,7 @@ fn required(fact: Fact<Vec<Value>>, what: &str, is_optional: bool) -> Result<Vec
                 format!("cannot list {what}: {why}"),
             ));
         }
-        Fact::Failed(why) => why,
+        Fact::OtherVersion(why) | Fact::Failed(why) => why,
     };
     Err(CliError::new(
         Exit::Api,
@@ -126,8 +126,7 @@ impl Reader<'_> {
             return Some(self.constraints().await);
         }
         let (group, versions, plural) = source.resource()?;
-        let is_everywhere = source.is_cluster_scoped()
-            || matches!(source, Source::ServiceMonitors | Source::PodMonitors);
+        let is_everywhere = source.is_cluster_scoped() || source.reaches_other_namespaces();
         let mut fact = Fact::NotServed;
         for version in versions {
             fact = self
@@ -152,7 +151,7 @@ impl Reader<'_> {
         {
             Fact::Known(objects) => objects.iter().filter_map(Policy::from_object).collect(),
             Fact::NotServed | Fact::NotAsked => Vec::new(),
-            Fact::Forbidden(why) | Fact::Failed(why) => vec![Policy {
+            Fact::OtherVersion(why) | Fact::Forbidden(why) | Fact::Failed(why) => vec![Policy {
                 name: "(all)".to_owned(),
                 spec: Err(why),
             }],
@@ -196,6 +195,8 @@ impl Reader<'_> {
                 .await
             {
                 Fact::Known(objects) => constraints.extend(objects),
+                // It was removed meanwhile.
+                Fact::NotServed => {}
                 other => return other,
             }
         }

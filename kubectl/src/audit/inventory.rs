@@ -6,7 +6,6 @@ use serde_json::Value;
 use serin_crds::RolloutPolicySpec;
 use serin_crds::guardrails::Guardrails;
 use serin_crds::names::GROUP;
-use serin_crds::policy::FailurePolicy;
 use serin_guardrails::facts::{
     Fact, Facts, NamespaceFacts, POD_ANNOTATIONS, PodFacts, RunningContainer, Source,
 };
@@ -167,7 +166,6 @@ impl Inventory {
             namespace_name: workload.namespace.clone(),
             rollout_name: workload.name.clone(),
             rollout_labels: workload.labels.clone(),
-            rollout_annotations: workload.annotations.clone(),
             replicas: workload.replicas,
             template: workload.template.clone().unwrap_or_default(),
             related_objects: related,
@@ -201,12 +199,7 @@ impl Inventory {
 fn input_of(policy: &Policy) -> PolicyInput<'_> {
     match &policy.spec {
         Ok(spec) => PolicyInput::new(&policy.name, spec),
-        Err(reason) => PolicyInput {
-            name: &policy.name,
-            precedence: 0,
-            failure_policy: FailurePolicy::default(),
-            spec: Err(reason),
-        },
+        Err(reason) => PolicyInput::unreadable(&policy.name, reason),
     }
 }
 
@@ -244,8 +237,7 @@ fn pod_facts(pod: &Value) -> PodFacts {
 /// The objects of a source that may concern a workload.
 fn of_namespace(source: Source, objects: &[Value], workload: &Workload) -> Vec<Value> {
     // A monitor may look into other namespaces than its own.
-    let is_everywhere = source.is_cluster_scoped()
-        || matches!(source, Source::ServiceMonitors | Source::PodMonitors);
+    let is_everywhere = source.is_cluster_scoped() || source.reaches_other_namespaces();
     let is_here = |object: &&Value| {
         is_everywhere || is_same_namespace(text(object, "namespace"), &workload.namespace)
     };
@@ -256,6 +248,7 @@ fn unknown<T, U>(fact: &Fact<T>) -> Fact<U> {
     match fact {
         Fact::Known(_) | Fact::NotAsked => Fact::NotAsked,
         Fact::NotServed => Fact::NotServed,
+        Fact::OtherVersion(versions) => Fact::OtherVersion(versions.clone()),
         Fact::Forbidden(why) => Fact::Forbidden(why.clone()),
         Fact::Failed(why) => Fact::Failed(why.clone()),
     }

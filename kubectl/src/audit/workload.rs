@@ -17,8 +17,6 @@ pub struct Workload {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    pub annotations: BTreeMap<String, String>,
     /// Number of pods in steady state.
     pub replicas: u32,
     /// Pod template, or the name of the Deployment that has it and was not found.
@@ -61,7 +59,6 @@ impl Workload {
             kind,
             name: text(object, "name").to_owned(),
             labels: strings(&object["metadata"]["labels"]),
-            annotations: strings(&object["metadata"]["annotations"]),
             replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
             template,
             exceptions: serde_json::from_value(exceptions).unwrap_or_default(),

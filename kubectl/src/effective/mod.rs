@@ -241,7 +241,7 @@ fn report(
     });
     Ok(EffectiveReport {
         rollout: format!("{namespace}{name}"),
-        policies: policies.into_iter().map(|policy| policy.name).collect(),
+        policies,
         spec: render::parts(&shown),
         origins: origins.collect(),
         guardrails,

@@ -139,12 +139,7 @@ impl PolicySet {
 fn input_of((name, spec): &(String, Result<RolloutPolicySpec, String>)) -> PolicyInput<'_> {
     match spec {
         Ok(spec) => PolicyInput::new(name, spec),
-        Err(reason) => PolicyInput {
-            name,
-            precedence: 0,
-            failure_policy: serin_crds::policy::FailurePolicy::Fail,
-            spec: Err(reason),
-        },
+        Err(reason) => PolicyInput::unreadable(name, reason),
     }
 }
 

@@ -150,8 +150,17 @@ fn current(report: &Report) -> &str {
         .unwrap_or("the new revision")
 }
 
+/// The holds because of which a release that waits does not start.
+fn start_holds(report: &Report) -> impl Iterator<Item = &HoldReport> {
+    report.holds.iter().filter(|hold| hold.blocks == "Start")
+}
+
 fn diagnose_stable(report: &Report, display: &DisplayContext) -> Diagnosis {
     let serves = format!("Revision {} serves all traffic.", current(report));
+    if let Some(hold) = start_holds(report).next() {
+        let place = format!("No release has started. {serves}");
+        return diagnose_hold(report, hold, &place, display);
+    }
     let diagnosis =
         Diagnosis::new(DiagnosisKind::Ended, "No release in progress").with_reason(serves);
     match report
@@ -178,7 +187,7 @@ fn diagnose_stable(report: &Report, display: &DisplayContext) -> Diagnosis {
 
 fn diagnose_first_deploy(report: &Report, display: &DisplayContext) -> Diagnosis {
     let diagnosis = match report.holds.first() {
-        Some(hold) => diagnose_hold(report, hold, display),
+        Some(hold) => diagnose_hold(report, hold, &as_sentence(&position(report)), display),
         None => Diagnosis::new(DiagnosisKind::NotAnalyzed, "First deploy"),
     };
     Diagnosis {
@@ -204,8 +213,14 @@ fn position(report: &Report) -> String {
     }
 }
 
-/// Diagnoses a release that a hold stops. The message of the first hold leads.
-fn diagnose_hold(report: &Report, hold: &HoldReport, display: &DisplayContext) -> Diagnosis {
+/// Diagnoses a release that a hold stops. The message of this hold leads, and `place` is where the
+/// release is.
+fn diagnose_hold(
+    report: &Report,
+    hold: &HoldReport,
+    place: &str,
+    display: &DisplayContext,
+) -> Diagnosis {
     let (label, kind) = if hold.is_pause() {
         ("Paused", DiagnosisKind::InProgress)
     } else if hold.is_planned_wait() || hold.is_usual_wait(display.now) {
@@ -216,9 +231,10 @@ fn diagnose_hold(report: &Report, hold: &HoldReport, display: &DisplayContext) -
     let headline = format!("{label} ({}): {}", hold.code, hold.message);
     let mut diagnosis = Diagnosis::new(kind, headline)
         .with_reason(hold.meaning())
-        .with_reason(as_sentence(&position(report)));
+        .with_reason(place);
     diagnosis.next_steps.extend(hold.fix().map(str::to_owned));
-    for other in report.holds.iter().skip(1) {
+    let others = report.holds.iter();
+    for other in others.filter(|other| !std::ptr::eq(*other, hold)) {
         diagnosis = diagnosis.with_reason(format!(
             "Another hold ({}): {} {}",
             other.code,
@@ -270,7 +286,7 @@ fn diagnose_in_progress(
         .as_ref()
         .is_some_and(|stage| stage.equals(Stage::Promoting));
     let mut diagnosis = match first {
-        Some(hold) => diagnose_hold(report, hold, display),
+        Some(hold) => diagnose_hold(report, hold, &as_sentence(&position(report)), display),
         None if is_promoting => {
             let headline = format!("Promoting: {}", position(report));
             Diagnosis::new(DiagnosisKind::InProgress, headline)
@@ -365,6 +381,15 @@ fn diagnose_aborted(report: &Report, abort: &AbortReport, display: &DisplayConte
         .stable_revision
         .as_deref()
         .map_or_else(String::new, |stable| format!(" (revision {stable})"));
+    for hold in start_holds(report) {
+        diagnosis = diagnosis.with_reason(format!(
+            "The next release does not start ({}): {} {}",
+            hold.code,
+            as_sentence(&hold.message),
+            hold.meaning()
+        ));
+        diagnosis.next_steps.extend(hold.fix().map(str::to_owned));
+    }
     diagnosis
         .with_next_step(format!(
             "Stable{stable} serves all traffic. Ship a corrected revision, or retry this one:"

@@ -165,6 +165,7 @@ impl ParsedRollout {
                         Pace::Evidence(pace) => Some(*pace),
                         Pace::Steps(_) => None,
                     }),
+                is_blue_green: self.plan.as_ref().is_some_and(Plan::is_blue_green),
                 evidence_required_at: None,
                 phase: ReleasePhase::Release,
                 freeze_lifted: false,

@@ -3,6 +3,7 @@
 //! Counts first, then the comparison, then the guarantees. The default output requires no knowledge
 //! of statistics. `--all` adds the statistics and the assumptions.
 
+use serin_analysis::budget::used_fraction;
 use serin_analysis::explain::{duration, e_value, percent, thousands};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::EvidenceStatus;
@@ -479,11 +480,8 @@ fn write_numbers(
         allotment.map_or_else(
             || "allotment unknown".to_owned(),
             |allotment| {
-                let part = if allotment > 0.0 {
-                    percent(statistics.spent / allotment)
-                } else {
-                    "all of it".to_owned()
-                };
+                let part = used_fraction(statistics.spent, allotment)
+                    .map_or_else(|| "all of it".to_owned(), percent);
                 format!(
                     "A = {} errors, X = {:.1} ({part})",
                     thousands(allotment.floor()),

@@ -322,6 +322,35 @@ fn every_hold_is_explained_by_its_code() {
 }
 
 #[test]
+fn a_release_that_does_not_start_is_explained_while_stable_serves() {
+    let holds = json!([
+        Hold::new(
+            HoldCode::ResourcesMissing,
+            "container app: it has no memory limit. Set resources.limits.memory of the container"
+        ),
+        Hold::new(
+            HoldCode::NetworkPolicyMissing,
+            "namespace shop: no network policy restricts the ingress traffic of the pods"
+        ),
+    ]);
+    let stable = with(status("Stable", "Held", 0.0, None), "holds", holds.clone());
+    let text = explained(&stable);
+    for part in [
+        "Held (ResourcesMissing): container app: it has no memory limit.",
+        "No release has started. Revision v2 serves all traffic.",
+        "Another hold (NetworkPolicyMissing): Namespace shop: no network policy",
+        HoldCode::NetworkPolicyMissing.fix(),
+    ] {
+        let flat = without_spaces(&text);
+        assert!(flat.contains(&without_spaces(part)), "{part:?} in {text}");
+    }
+    let aborted = with(aborted("PodCrash", "crashed", None), "holds", holds);
+    let text = without_spaces(&explained(&aborted));
+    let part = "The next release does not start (ResourcesMissing): Container app";
+    assert!(text.contains(&without_spaces(part)), "{text}");
+}
+
+#[test]
 fn a_hold_of_another_version_shows_its_code_and_message() {
     let text = explained(&with_holds(json!([{
         "source": "Weather", "code": "SomethingNew", "message": "it rains", "blocks": "Advance",

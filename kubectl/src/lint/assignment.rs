@@ -4,7 +4,7 @@ use serde_json::Value;
 use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::plan::{Plan, Routing};
 use serin_crds::RolloutSpec;
-use serin_traffic::{ServiceFacts, sticky_annotation};
+use serin_traffic::{RoutedObject, ServiceFacts, router_of, sticky_annotation};
 
 /// The warning that clients are assigned to a side of a Rollout with an analysis. Connections, which
 /// every Rollout without a router assigns, are reported by the controller only: a mesh is not visible
@@ -52,7 +52,14 @@ fn assignment_unit<'a>(
     let routes: Option<Vec<_>> = plan.routing().map(|routing| {
         let routes = routing.routes.iter();
         routes
-            .filter_map(|route| Some((find("HTTPRoute", &route.name)?, route.rule.as_deref())))
+            .filter_map(|route| {
+                let of_kind = router_of(route.kind);
+                Some(RoutedObject {
+                    router: of_kind,
+                    object: find(of_kind.kind(), &route.name)?,
+                    rule: route.rule.as_deref(),
+                })
+            })
             .collect()
     });
     let stable = plan

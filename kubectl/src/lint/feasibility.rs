@@ -25,6 +25,10 @@ pub fn infeasible_objectives(rollout: &Value, traffic: &TrafficArgs) -> Vec<Stri
     let (Ok(plan), Some(analysis)) = (spec.plan(name), spec.analysis.as_ref()) else {
         return Vec::new();
     };
+    if plan.is_blue_green() {
+        // Objectives are judged against the record of the service, which needs no traffic on a side.
+        return Vec::new();
+    }
     let pace = match &plan.canary().pace {
         Pace::Evidence(pace) => Some(pace),
         Pace::Steps(_) => None,

@@ -1,7 +1,10 @@
 //! Names of other objects. An object that is not in the files may exist in the cluster, so a name
 //! that is not found is a warning, and only if the files contain objects of its kind.
 
+use serde::Deserialize as _;
 use serde_json::Value;
+use serin_crds::traffic_routing::{NamedRoute, TrafficRoutingSpec};
+use serin_traffic::router_of;
 
 /// The references of a Rollout that no object in the files has.
 pub(super) fn missing(rollout: &Value, objects: &[&Value]) -> Vec<String> {
@@ -35,25 +38,14 @@ pub(super) fn missing(rollout: &Value, objects: &[&Value]) -> Vec<String> {
         ));
     };
     let spec = &rollout["spec"];
-    let canary = &spec["strategy"]["canary"];
-    let gateway = &canary["trafficRouting"]["gatewayAPI"];
-    let path = "spec.strategy.canary.trafficRouting.gatewayAPI";
-    check(
-        format!("{path}.httpRoute"),
-        "HTTPRoute",
-        &gateway["httpRoute"],
-    );
-    for (index, route) in gateway["httpRoutes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
+    let strategy = strategy_of(rollout);
+    for NamedRoute {
+        name_path, route, ..
+    } in named_routes(rollout)
     {
-        check(
-            format!("{path}.httpRoutes[{index}].name"),
-            "HTTPRoute",
-            &route["name"],
-        );
+        let kind = router_of(route.kind).kind();
+        let path = format!("spec.strategy.{strategy}.trafficRouting.{name_path}");
+        check(path, kind, &route.name.into());
     }
     check(
         "spec.workloadRef.name".to_owned(),
@@ -61,34 +53,66 @@ pub(super) fn missing(rollout: &Value, objects: &[&Value]) -> Vec<String> {
         &spec["workloadRef"]["name"],
     );
     // The canary Service is created if it does not exist, so only the stable one is expected.
+    let stable = stable_field(strategy);
     check(
-        "spec.strategy.canary.stableService".to_owned(),
+        format!("spec.strategy.{strategy}.{stable}"),
         "Service",
-        &canary["stableService"],
+        &spec["strategy"][strategy][stable],
     );
     warnings.extend(unrouted_service(rollout, objects));
     warnings
 }
 
-/// A route in the files that has no rule with the stable Service as a backend.
-fn unrouted_service(rollout: &Value, objects: &[&Value]) -> Option<String> {
-    let canary = &rollout["spec"]["strategy"]["canary"];
-    let name = canary["trafficRouting"]["gatewayAPI"]["httpRoute"].as_str()?;
-    let stable = canary["stableService"]
-        .as_str()
-        .or(rollout["metadata"]["name"].as_str())?;
-    let route = objects
-        .iter()
-        .find(|object| object["kind"] == "HTTPRoute" && object["metadata"]["name"] == name)?;
-    let rules = route["spec"]["rules"].as_array().into_iter().flatten();
-    let mut backends = rules
-        .filter_map(|rule| rule["backendRefs"].as_array())
-        .flatten();
-    if backends.any(|backend| backend["name"] == stable) {
-        return None;
+/// The field of the strategy that a Rollout has.
+fn strategy_of(rollout: &Value) -> &'static str {
+    if rollout["spec"]["strategy"]["blueGreen"].is_null() {
+        "canary"
+    } else {
+        "blueGreen"
     }
-    Some(format!(
-        "spec.strategy.canary.trafficRouting.gatewayAPI.httpRoute: no rule of HTTPRoute {name} has \
-         the stable Service {stable} as a backend; add it, or set stableService"
-    ))
+}
+
+/// The field of a strategy with the name of the stable Service.
+fn stable_field(strategy: &str) -> &'static str {
+    if strategy == "blueGreen" {
+        "activeService"
+    } else {
+        "stableService"
+    }
+}
+
+/// The routes that a Rollout names. None if the spec is malformed, which is reported elsewhere.
+fn named_routes(rollout: &Value) -> Vec<NamedRoute> {
+    let spec = &rollout["spec"]["strategy"][strategy_of(rollout)]["trafficRouting"];
+    let spec = TrafficRoutingSpec::deserialize(spec).unwrap_or_default();
+    spec.named_routes()
+}
+
+/// The routes in the files without a rule that can be split.
+fn unrouted_service(rollout: &Value, objects: &[&Value]) -> Vec<String> {
+    let metadata = &rollout["metadata"];
+    let strategy = strategy_of(rollout);
+    let stable = &rollout["spec"]["strategy"][strategy][stable_field(strategy)];
+    let Some(stable) = stable.as_str().or(metadata["name"].as_str()) else {
+        return Vec::new();
+    };
+    let problem = |named: NamedRoute| {
+        let router = router_of(named.route.kind);
+        let is_route = |object: &&&Value| {
+            let namespaces =
+                [rollout, **object].map(|object| object["metadata"]["namespace"].as_str());
+            object["kind"] == router.kind()
+                && object["metadata"]["name"] == named.route.name
+                && (namespaces.contains(&None) || namespaces[0] == namespaces[1])
+        };
+        let object = objects.iter().find(is_route)?;
+        let rules = router.managed_rules(object, named.route.rule.as_deref(), stable);
+        let error = rules.err()?;
+        let path = format!("spec.strategy.{strategy}.trafficRouting");
+        Some(format!("{path}.{}: {error}", named.rule_path))
+    };
+    named_routes(rollout)
+        .into_iter()
+        .filter_map(problem)
+        .collect()
 }

@@ -1,6 +1,7 @@
 //! Charts of a replayed release.
 
 use jiff::Timestamp;
+use serin_analysis::budget::used_fraction;
 use serin_metrics_analysis::replay::{self, ReplayedRelease};
 
 use crate::chart::{Chart, EvidencePoint, EvidenceSeries};
@@ -24,10 +25,9 @@ pub fn evidence_series(
     let seconds = |at_ms: i64| at_ms.saturating_sub(base_ms) as f64 / 1_000.0;
     let points = objective.rounds.iter().map(|round| {
         let evidence = &round.evidence;
-        let budget_used = evidence
-            .budget_allotment
-            .filter(|allotment| *allotment > 0.0)
-            .map(|allotment| evidence.budget_spent.unwrap_or(0.0).max(0.0) / allotment);
+        let budget_used = evidence.budget_allotment.and_then(|allotment| {
+            used_fraction(evidence.budget_spent.unwrap_or(0.0).max(0.0), allotment)
+        });
         let ln_e = evidence.e_value.map_or(0.0, f64::ln);
         let point = EvidencePoint {
             at_seconds: seconds(round.at_ms),

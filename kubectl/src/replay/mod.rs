@@ -337,6 +337,7 @@ pub(crate) fn replay_request(
             // The weights are those of the record; the replay checks whether the evidence was
             // sufficient at each.
             pace: None,
+            is_blue_green: manifest.plan.is_blue_green(),
             evidence_required_at: None,
             phase: ReleasePhase::Release,
             freeze_lifted: false,

@@ -28,6 +28,8 @@ pub struct RevisionResources<'a> {
 pub enum Role {
     /// Being released.
     Canary,
+    /// Being released by blue/green.
+    Preview,
     /// Aborted, but still the revision of the spec.
     Aborted,
     /// Stable.
@@ -142,7 +144,9 @@ fn role(revision: &str, summary: &RolloutSummary) -> Role {
     } else if is(&summary.aborted_revision) && is(&summary.current_revision) {
         Role::Aborted
     } else if is(&summary.current_revision) {
-        if summary.stable_revision.is_some() {
+        if summary.stable_revision.is_some() && summary.is_blue_green {
+            Role::Preview
+        } else if summary.stable_revision.is_some() {
             Role::Canary
         } else {
             Role::First
@@ -158,7 +162,7 @@ fn traffic(
     canary: Option<TrafficShare>,
 ) -> Option<TrafficShare> {
     match role(revision, summary) {
-        Role::Canary | Role::Aborted => canary,
+        Role::Canary | Role::Preview | Role::Aborted => canary,
         Role::Stable if summary.current_revision != summary.stable_revision => {
             canary.map(TrafficShare::complement)
         }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use serin_core::plan::Plan;
+use serin_traffic::{RouteBackend, RouteRule};
 
 use crate::resources::RouteResource;
 
@@ -39,7 +40,7 @@ pub struct RouteSplit {
 /// Creates the report on a route.
 pub fn route(route_resource: &RouteResource, plan: Option<&Plan>) -> RouteReport {
     let mut report = RouteReport {
-        kind: route_resource.kind.to_owned(),
+        kind: route_resource.router.kind().to_owned(),
         name: route_resource.name.clone(),
         splits: Vec::new(),
         parents: 0,
@@ -54,18 +55,18 @@ pub fn route(route_resource: &RouteResource, plan: Option<&Plan>) -> RouteReport
         }
     };
     if let Some(routing) = plan.and_then(Plan::routing) {
-        let rules = object.data["spec"]["rules"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let rules = serde_json::to_value(object)
+            .ok()
+            .and_then(|object| route_resource.router.rules(&object).ok());
         let sides = (
             routing.stable_service().as_str(),
             routing.canary_service().as_str(),
         );
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         report.splits = rules
             .iter()
-            .enumerate()
-            .filter_map(|(index, rule)| split(index, rule, sides))
+            .flatten()
+            .filter_map(|rule| split(rule, namespace, sides))
             .collect();
         if report.splits.is_empty() {
             report.problem = Some(format!("no rule has the Service {} as a backend", sides.0));
@@ -91,23 +92,20 @@ pub fn route(route_resource: &RouteResource, plan: Option<&Plan>) -> RouteReport
     report
 }
 
-fn split(index: usize, rule: &Value, (stable, canary): (&str, &str)) -> Option<RouteSplit> {
-    let backends = rule["backendRefs"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    // A backend without a weight has weight 1 (Gateway API).
+fn split(rule: &RouteRule, namespace: &str, (stable, canary): (&str, &str)) -> Option<RouteSplit> {
     let weight = |service: &str| {
-        backends
-            .iter()
-            .find(|backend| backend["name"] == service)
-            .map(|backend| backend["weight"].as_i64().unwrap_or(1))
+        let mut backends = rule.backends.iter();
+        let is_service =
+            |backend: &&RouteBackend| backend.service == service && backend.namespace == namespace;
+        let weight = backends.find(is_service).map(|backend| backend.weight)?;
+        i64::try_from(weight).ok()
     };
     let (stable, canary) = (weight(stable), weight(canary));
     (stable.is_some() || canary.is_some()).then(|| RouteSplit {
-        rule: rule["name"]
-            .as_str()
-            .map_or_else(|| (index + 1).to_string(), ToOwned::to_owned),
+        rule: rule
+            .name
+            .clone()
+            .unwrap_or_else(|| (rule.index + 1).to_string()),
         stable,
         canary,
     })

@@ -174,6 +174,7 @@ mod tests {
             desired_weight: Some(20.0),
             verified_weight: Some(20.0),
             has_router: true,
+            is_blue_green: false,
             ..RolloutSummary::default()
         }
     }

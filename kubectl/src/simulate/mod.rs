@@ -110,6 +110,17 @@ fn slow_run_warning(first_seconds: f64, runs: u32) -> Option<String> {
 /// Fails if the manifest cannot be simulated or an argument is wrong.
 pub fn build_input(manifest: &Manifest, args: &SimulateArgs) -> Result<SimulationInput, CliError> {
     let wrong = |message: String| CliError::new(Exit::Usage, message);
+    if manifest.plan.is_blue_green() {
+        let problem = format!(
+            "Rollout {} is blue/green: its two sides never have traffic at the same time, so there \
+             is no comparison to simulate",
+            manifest.name
+        );
+        return Err(wrong(problem).hint(
+            "Use `kubectl serin simulate` for a canary. After a switch the new revision is judged \
+             by the error rate before it, for spec.analysis.bakeTime.",
+        ));
+    }
     let Some(analysis) = &manifest.spec.analysis else {
         return Err(
             wrong(format!("Rollout {} has no spec.analysis", manifest.name))

@@ -1,5 +1,6 @@
 //! Evidence of each objective: counts first, then the comparison, then the guarantee.
 
+use serin_analysis::budget::used_fraction;
 use serin_analysis::explain::thousands;
 use serin_core::text::Text;
 use serin_crds::analysis::GuardAction;
@@ -121,11 +122,7 @@ fn excess_text(objective: &EvidenceStatus) -> Option<String> {
 }
 
 fn write_budget_bar(page: &mut Page, spent: f64, allotment: f64, is_in_message: bool) {
-    let share = if allotment > 0.0 {
-        spent / allotment
-    } else {
-        1.0
-    };
+    let share = used_fraction(spent, allotment).unwrap_or(1.0);
     let used = format!("{} %", significant_digits(share * 100.0));
     let text = if is_in_message {
         format!("{used} used")

@@ -208,6 +208,7 @@ fn write_routes(page: &mut Page, routes: &[RouteReport]) {
             })
             .collect();
         let accepted = match route.parents {
+            0 => "its router does not report acceptance".to_owned(),
             1 if route.accepted == 1 => "accepted by its gateway".to_owned(),
             parents => format!("accepted by {} of {parents} gateways", route.accepted),
         };

@@ -3,7 +3,9 @@
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use serin_core::hold::{Hold, HoldCode};
+use serin_core::plan::RouteKind;
 use serin_crds::rollout::RolloutSpec;
+use serin_traffic::router_of;
 
 use super::*;
 use crate::report::report;
@@ -124,7 +126,7 @@ impl Scene {
             replica_sets: Ok(serde_json::from_value(parsed(self.replica_sets)).unwrap()),
             pods: Ok(serde_json::from_value(parsed(self.pods)).unwrap()),
             routes: vec![RouteResource {
-                kind: "HTTPRoute",
+                router: router_of(RouteKind::HttpRoute),
                 name: "checkout".into(),
                 object: Ok(serde_json::from_value(self.route).unwrap()),
             }],

@@ -36,6 +36,7 @@ fn write_revision(
 ) {
     let (role, style): (&str, Style) = match revision.role {
         Role::Canary => ("canary", style::warning),
+        Role::Preview => ("preview", style::warning),
         Role::Aborted => ("aborted", style::error),
         Role::Stable => ("stable", style::success),
         Role::First => ("first", style::bold),

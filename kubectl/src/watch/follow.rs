@@ -67,7 +67,7 @@ impl RolloutFollower {
             ),
         ]);
         for (index, route) in first.routes.iter().enumerate() {
-            let api = routes_api(client.clone(), namespace, &route.object);
+            let api = routes_api(client.clone(), namespace, route);
             changes.push(follow(api, named(&route.name), move |event| {
                 Change::Route(index, event)
             }));

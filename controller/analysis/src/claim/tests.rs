@@ -275,6 +275,19 @@ fn a_weaker_claim_is_not_replaced_by_the_unit() {
 }
 
 #[test]
+fn nothing_is_claimed_if_the_two_sides_are_never_compared() {
+    for counted in [RoutedUnit::Request, RoutedUnit::Client] {
+        let claim = Claim::PerRequest.for_unit(RoutedUnit::AllTraffic, counted);
+        let sentence = claim.sentence("It", 100.0);
+        assert!(
+            sentence.contains("never compared") && sentence.contains("heuristic"),
+            "{sentence}"
+        );
+        assert!(!claim.is_broken());
+    }
+}
+
+#[test]
 fn a_configured_temper_is_the_condition() {
     let config = EvidenceConfig {
         temper: Temper::Fixed(4.0),

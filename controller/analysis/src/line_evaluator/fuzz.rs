@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::lines::MAX_COUNT;
 use super::*;
+use crate::counts::PodCounts;
 
 fn count() -> impl Strategy<Value = f64> {
     prop_oneof![0.0..1e4_f64, Just(0.0), Just(MAX_COUNT), any::<f64>()].prop_map(f64::floor)

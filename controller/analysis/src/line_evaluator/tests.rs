@@ -1,7 +1,9 @@
 //! The line-oriented interface: golden vectors as JSON, invalid input, replays, arbitrary input.
 
 use super::fuzz::any_line;
+use super::lines::MAX_COUNT;
 use super::*;
+use crate::counts::PodCounts;
 use crate::golden::assert_nine_digits;
 use proptest::prelude::*;
 

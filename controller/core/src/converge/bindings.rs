@@ -2,6 +2,7 @@
 //! can be lost by it.
 
 use super::available_pods;
+use crate::blue_green;
 use crate::context::Context;
 use crate::effect::{Effect, Side};
 use crate::observed::ServiceView;
@@ -83,6 +84,13 @@ fn may_bind(cx: &Context<'_>, target: &Target, side: &SideBinding<'_>) -> bool {
     if !service.exists || service.ready == 0 {
         return true;
     }
+    if cx.plan.is_blue_green() && side.side == Side::Stable {
+        return blue_green::can_take_over(
+            cx,
+            available_pods(cx, side.revision),
+            serving_pods(cx, side),
+        );
+    }
     if cx.plan.routing().is_none() {
         return carries_requests_of(cx, side);
     }
@@ -91,6 +99,13 @@ fn may_bind(cx: &Context<'_>, target: &Target, side: &SideBinding<'_>) -> bool {
         // The selected pods are superseded: they lose their traffic first.
         Side::Canary => route_state::canary_is_unreachable(cx),
     }
+}
+
+/// The pods that serve the requests of the Service now.
+fn serving_pods(cx: &Context<'_>, side: &SideBinding<'_>) -> u32 {
+    let service = side.service;
+    let selected = service.selects.as_ref();
+    selected.map_or(service.ready, |revision| available_pods(cx, revision))
 }
 
 /// Whether the revision has as many available pods as the revision that the Service selects now.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::replica_ratio;
+use super::{bindings, replica_ratio};
 use crate::context::{Context, Transition};
 use crate::effect::Effect;
 use crate::growth;
@@ -43,6 +43,12 @@ fn safe_count(
 
 /// Whether a request may still reach this revision's pods.
 fn is_reachable(cx: &Context<'_>, revision: &Revision) -> bool {
+    let active = cx.observed.stable_service.as_ref();
+    let selected = active.and_then(|service| service.selects.as_ref());
+    // The selector of the active Service moves traffic, which takes until its endpoints are known.
+    if cx.plan.is_blue_green() && !bindings::stable_serves(cx, selected) {
+        return true;
+    }
     selects(cx.observed.stable_service.as_ref(), revision)
         || (selects(cx.observed.canary_service.as_ref(), revision)
             && !route_state::canary_is_unreachable(cx))
@@ -69,7 +75,7 @@ pub(crate) fn record_draining(cx: &Context<'_>, transition: &mut Transition, tar
             && cx.observed.replica_sets.contains_key(&drain.revision);
         !is_kept && !is_given_traffic(cx, &drain.revision)
     });
-    if cx.plan.routing().is_none() {
+    if cx.plan.splits_by_pods() {
         return;
     }
     for (revision, set) in &cx.observed.replica_sets {
@@ -113,22 +119,23 @@ fn drain_delay(cx: &Context<'_>, state: &State, revision: &Revision) -> std::tim
 /// The ReplicaSets to create, scale and delete.
 pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<Effect> {
     let sets = &cx.observed.replica_sets;
-    let mut counts: BTreeMap<_, _> = if cx.plan.routing().is_some() {
+    let is_split_by_pods = cx.plan.splits_by_pods();
+    let mut counts: BTreeMap<_, _> = if is_split_by_pods {
+        replica_ratio::next_counts(cx, state, target)
+    } else {
         let counts = sets.iter().map(|(revision, set)| {
             let count = safe_count(cx, state, target, revision, set.desired);
             (revision.clone(), count)
         });
         counts.collect()
-    } else {
-        replica_ratio::next_counts(cx, state, target)
     };
     restart::add_surge(cx, state, &mut counts);
     let mut effects = Vec::new();
     if let Some(revision) = missing(cx, state, target) {
-        let replicas = if cx.plan.routing().is_some() {
-            safe_count(cx, state, target, &revision, 0)
-        } else {
+        let replicas = if is_split_by_pods {
             counts.get(&revision).copied().unwrap_or(0)
+        } else {
+            safe_count(cx, state, target, &revision, 0)
         };
         effects.push(Effect::CreateReplicaSet { revision, replicas });
     }

@@ -2,13 +2,14 @@
 
 use super::{available_pods, bindings, replica_ratio};
 use crate::baseline;
+use crate::blue_green;
 use crate::context::{Context, Transition};
 use crate::effect::Effect;
-use crate::observed::RouteView;
+use crate::observed::{RouteView, ServiceView};
 use crate::route_state;
 use crate::state::State;
 use crate::target::{self, StableCapacity, Target};
-use crate::units::{Weight, saturating_add};
+use crate::units::{Revision, Weight, saturating_add};
 
 /// The share that the routes should give the canary now: the wanted share, limited to what either
 /// side has available pods for.
@@ -16,6 +17,9 @@ pub(crate) fn safe_share(cx: &Context<'_>, state: &State, target: &Target) -> We
     let wanted = target.share;
     let current = route_state::written(cx);
     let carried = canary_capacity(cx, state, target, current);
+    if cx.plan.is_blue_green() {
+        return whole_share(cx, target, current, carried);
+    }
     // Up in one move once all pods are there; down at once as far as pods are missing.
     let share = if carried >= wanted {
         wanted
@@ -30,6 +34,29 @@ pub(crate) fn safe_share(cx: &Context<'_>, state: &State, target: &Target) -> We
     } else {
         share.min(current)
     }
+}
+
+/// The share of blue/green: nothing or everything. It changes when the other side is complete, and
+/// then stays while the side has a pod. `carried` is how much the current revision can carry.
+fn whole_share(cx: &Context<'_>, target: &Target, current: Weight, carried: Weight) -> Weight {
+    if target.share == Weight::FULL {
+        let is_complete = target.may_raise && carried == Weight::FULL;
+        let stays = current == Weight::FULL && !carried.is_zero();
+        return if is_complete || stays {
+            Weight::FULL
+        } else {
+            Weight::ZERO
+        };
+    }
+    let service = cx.observed.canary_service.as_ref();
+    let selected = service.and_then(|service| service.selects.as_ref());
+    let pods = selected.map_or(0, |revision| available_pods(cx, revision));
+    let from = pods.min(service.map_or(0, |service| service.ready));
+    let has_stable = target.stable_capacity != StableCapacity::Unlimited;
+    let stays = has_stable
+        && from > 0
+        && !blue_green::can_take_over(cx, ready_stable_pods(cx, target), from);
+    if stays { current } else { Weight::ZERO }
 }
 
 /// How much of the wanted share the canary's pods can carry.
@@ -86,16 +113,41 @@ fn stable_capacity(cx: &Context<'_>, target: &Target) -> Weight {
             needed,
             counts_unselected,
         } => {
-            let available = available_pods(cx, revision);
-            let pods = if service.selects.as_ref() == Some(revision) {
-                available.min(service.ready)
-            } else if counts_unselected {
-                available
-            } else {
-                0
-            };
+            let pods = serving_pods_of(cx, service, revision, counts_unselected);
             Weight::FULL.limited_to_capacity(pods, needed)
         }
+    }
+}
+
+/// The pods of the stable side that can serve requests.
+fn ready_stable_pods(cx: &Context<'_>, target: &Target) -> u32 {
+    let (Some(service), Some(revision)) = (&cx.observed.stable_service, &target.stable_binding)
+    else {
+        return 0;
+    };
+    let counts_unselected = matches!(
+        target.stable_capacity,
+        StableCapacity::Pods {
+            counts_unselected: true,
+            ..
+        }
+    );
+    serving_pods_of(cx, service, revision, counts_unselected)
+}
+
+fn serving_pods_of(
+    cx: &Context<'_>,
+    service: &ServiceView,
+    revision: &Revision,
+    counts_unselected: bool,
+) -> u32 {
+    let available = available_pods(cx, revision);
+    if service.selects.as_ref() == Some(revision) {
+        available.min(service.ready)
+    } else if counts_unselected {
+        available
+    } else {
+        0
     }
 }
 
@@ -110,9 +162,10 @@ pub(crate) fn record(cx: &Context<'_>, transition: &mut Transition, target: &Tar
         weights.pods = None;
     }
     let current = transition.state.current_revision.clone();
-    let in_effect = match cx.plan.routing() {
-        Some(_) => route_state::in_effect_for(cx, current.as_ref()),
-        None => replica_ratio::is_reached(cx, target).then_some(desired),
+    let in_effect = if cx.plan.splits_by_pods() {
+        replica_ratio::is_reached(cx, target).then_some(desired)
+    } else {
+        route_state::in_effect_for(cx, current.as_ref())
     };
     let needed = target::canary_pods(cx, &transition.state, desired);
     let sufficient = cx.plan.canary().sufficient_pods(needed);

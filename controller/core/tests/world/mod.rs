@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serin_core::blue_green;
 use serin_core::command::{Authorization, Command, CommandOutcome, CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
@@ -237,12 +238,22 @@ impl World {
                     .push((self.now, reason.code, reason.message.to_string()));
             }
         }
+        self.restore_removed_route(&plan);
         for effect in decision.effects.iter().take(left) {
             self.apply_effect(effect.clone());
             self.record_config();
             self.check();
         }
         decision
+    }
+
+    /// The runtime restores a route that the plan does not name any more, before all effects.
+    fn restore_removed_route(&mut self, plan: &Plan) {
+        let is_split = self.route.as_ref().is_ok_and(|share| !share.is_zero());
+        if plan.services().is_some() && plan.routing().is_none() && is_split {
+            self.route = Ok(Weight::ZERO);
+            self.record_config();
+        }
     }
 
     pub fn reconcile(&mut self) -> Decision {
@@ -257,10 +268,12 @@ impl World {
             &self.state,
             self.now,
         );
-        Plan {
+        let mut plan = Plan {
             replicas,
             ..self.plan.clone()
-        }
+        };
+        blue_green::keep_strategy(&mut plan, &self.state, self.now);
+        plan
     }
 
     /// Reconciles until nothing changes any more, without advancing the time.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serin_core::plan::{
-    Amount, Analysis, ArmBinding, Canary, Exposure, Pace, Plan, RouteKind, RouteRef, Routing, Step,
-    Strategy, Workload,
+    Amount, Analysis, ArmBinding, BakePlan, Canary, CanaryScale, Exposure, Pace, Plan, RouteKind,
+    RouteRef, Routing, Step, Strategy, Workload,
 };
 use serin_core::units::{Revision, Weight};
 
@@ -69,8 +69,51 @@ pub fn unrouted(replicas: u32, steps: Vec<Step>, surge: u32, unavailable: u32) -
     })
 }
 
+/// A blue/green plan without a router: the stable Service is switched.
+pub fn blue_green(replicas: u32, steps: Vec<Step>) -> Plan {
+    let mut plan = routed_blue_green(replicas, steps);
+    if let Exposure::Weighted(routing) = plan.exposure {
+        plan.exposure = Exposure::Switch(Routing {
+            routes: Vec::new(),
+            ..routing
+        });
+    }
+    plan
+}
+
+/// A blue/green plan whose route is switched.
+pub fn routed_blue_green(replicas: u32, steps: Vec<Step>) -> Plan {
+    let mut plan = plan(replicas, steps);
+    if let Strategy::Canary(settings) = plan.strategy {
+        plan.strategy = Strategy::BlueGreen(settings);
+    }
+    plan
+}
+
+pub fn preview(pods: u32) -> Step {
+    Step::SetCanaryScale(CanaryScale::Replicas(pods))
+}
+
+pub fn all_pods() -> Step {
+    Step::SetCanaryScale(CanaryScale::Weight(Weight::FULL))
+}
+
+/// The plan with an analysis and a bake of this length.
+pub fn baked(plan: Plan, seconds: u64) -> Plan {
+    edit(analysed(plan), |settings| {
+        let analysis = settings.analysis.take();
+        settings.analysis = analysis.map(|analysis| Analysis {
+            bake: Some(BakePlan {
+                duration: secs(seconds),
+                checks: BTreeSet::new(),
+            }),
+            ..analysis
+        });
+    })
+}
+
 pub fn edit(mut plan: Plan, change: impl FnOnce(&mut Canary)) -> Plan {
-    let Strategy::Canary(canary) = &mut plan.strategy;
+    let (Strategy::Canary(canary) | Strategy::BlueGreen(canary)) = &mut plan.strategy;
     change(canary);
     plan
 }
@@ -85,4 +128,27 @@ pub fn analysed(plan: Plan) -> Plan {
             baseline_pods: None,
         });
     })
+}
+
+/// Both kinds of switch: of the Service, and of the route.
+pub fn blue_green_kinds(replicas: u32, steps: &[Step]) -> [Plan; 2] {
+    [
+        blue_green(replicas, steps.to_vec()),
+        routed_blue_green(replicas, steps.to_vec()),
+    ]
+}
+
+/// The plans between which a live Rollout changes, with the same Services.
+pub fn strategies(replicas: u32) -> Vec<Plan> {
+    let canary = plan(replicas, vec![weight(50), wait(20)]);
+    let services = blue_green(replicas, Vec::new()).exposure;
+    let Exposure::Switch(services) = services else {
+        panic!("a switch");
+    };
+    let by_pods = Plan {
+        exposure: Exposure::ReplicaRatioServices(services),
+        ..unrouted(replicas, vec![weight(50), wait(20)], 2, 0)
+    };
+    let [switched, routed] = blue_green_kinds(replicas, &[all_pods(), wait(20)]);
+    vec![canary, by_pods, switched, routed]
 }

@@ -81,7 +81,8 @@ impl World {
     }
 
     pub fn observe(&mut self) -> Observed {
-        let routed = self.plan.services().cloned();
+        let effective = self.effective_plan();
+        let routed = effective.services().cloned();
         let observed_since = self.since("process", String::new());
         let written_since = self.since("route", format!("{:?}", self.route));
         let mut stable_service = self.service("stable", self.stable_service.clone());
@@ -106,7 +107,6 @@ impl World {
             hold: self.route_hold.clone(),
         };
         let spec_replicas = self.plan.replicas;
-        let effective = self.effective_plan();
         let plan_hash = self
             .spec_problem
             .is_none()
@@ -124,6 +124,8 @@ impl World {
             policies: Vec::new(),
             policy_guardrails: None,
             plan_hash,
+            keeps_strategy: effective.strategy != self.plan.strategy
+                || effective.exposure != self.plan.exposure,
             spec_analysis: self.spec_analysis.clone(),
             target_revision: self.target.clone(),
             replica_sets: self.replica_sets(),

@@ -91,7 +91,13 @@ pub(crate) fn apply_defaults(kind: &ServedKind, object: &mut Value) {
         }
         "pods" => pod_spec(spec),
         "services" => service(spec),
-        "httproutes.gateway.networking.k8s.io" => http_route(spec),
+        "httproutes.gateway.networking.k8s.io" => {
+            gateway_route(spec);
+            http_matches(spec);
+        }
+        "grpcroutes.gateway.networking.k8s.io"
+        | "tlsroutes.gateway.networking.k8s.io"
+        | "tcproutes.gateway.networking.k8s.io" => gateway_route(spec),
         _ => {}
     }
 }
@@ -202,24 +208,25 @@ fn service(spec: &mut Value) {
     });
 }
 
-fn http_route(spec: &mut Value) {
+/// The defaults that all routes of the Gateway API have.
+fn gateway_route(spec: &mut Value) {
     for_each_item(spec, "parentRefs", |parent| {
         set_default(parent, "group", json!("gateway.networking.k8s.io"));
         set_default(parent, "kind", json!("Gateway"));
     });
     for_each_item(spec, "rules", |rule| {
-        let default_matches = json!([{"path": {"type": "PathPrefix", "value": "/"}}]);
-        if rule
-            .as_object()
-            .is_some_and(|rule: &Map<_, _>| !rule.contains_key("matches"))
-        {
-            set_default(rule, "matches", default_matches);
-        }
         for_each_item(rule, "backendRefs", |backend| {
             set_default(backend, "group", json!(""));
             set_default(backend, "kind", json!("Service"));
             set_default(backend, "weight", json!(1));
         });
+    });
+}
+
+fn http_matches(spec: &mut Value) {
+    for_each_item(spec, "rules", |rule| {
+        let default_matches = json!([{"path": {"type": "PathPrefix", "value": "/"}}]);
+        set_default(rule, "matches", default_matches);
     });
 }
 

@@ -9,6 +9,14 @@ use crate::tuning::GatewayReporting;
 /// The controller name in status reports. Reports of other controllers are kept.
 const CONTROLLER: &str = "serin.dev/fake-gateway";
 
+/// The kinds of route that it serves.
+const ROUTES: [&str; 4] = [
+    "httproutes.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "tlsroutes.gateway.networking.k8s.io",
+    "tcproutes.gateway.networking.k8s.io",
+];
+
 #[derive(Default)]
 pub(super) struct GatewayController {
     /// Routes whose status is outdated.
@@ -20,7 +28,8 @@ impl GatewayController {
         if context.tuning.gateway_reporting == GatewayReporting::Disabled {
             return;
         }
-        for (key, route) in context.all("httproutes.gateway.networking.k8s.io") {
+        let routes = ROUTES.into_iter().flat_map(|kind| context.all(kind));
+        for (key, route) in routes.collect::<Vec<_>>() {
             if is_terminating(&route) {
                 continue;
             }

@@ -190,14 +190,18 @@ impl Check {
         Some(format!("at {begins_at} ({field})"))
     }
 
-    /// Whether the check belongs to this phase and the canary has traffic.
+    /// Whether the check belongs to this phase and the canary has traffic, which a preview does not
+    /// need.
     pub(super) fn is_due(&self, at: &CheckContext) -> bool {
         let is_time = match self.phase {
             CheckPhase::Release => at.phase != ReleasePhase::Bake,
-            CheckPhase::BeforePromotion => at.phase == ReleasePhase::BeforePromotion,
+            CheckPhase::BeforePromotion => matches!(
+                at.phase,
+                ReleasePhase::BeforePromotion | ReleasePhase::Preview
+            ),
             CheckPhase::Bake => at.phase == ReleasePhase::Bake,
         };
-        is_time && at.has_traffic
+        is_time && (at.has_traffic || at.phase == ReleasePhase::Preview)
     }
 
     pub(super) fn observe(

@@ -288,6 +288,16 @@ fn each_check_is_queried_in_its_phase_only() {
     assert_eq!(queried(&checks, &at(0)), [true, false, false]);
     assert_eq!(queried(&checks, &before), [true, true, false]);
     assert_eq!(queried(&checks, &after), [false, false, true]);
+    let preview = CheckContext {
+        phase: ReleasePhase::Preview,
+        has_traffic: false,
+        ..at(5_000)
+    };
+    assert_eq!(
+        queried(&checks, &preview),
+        [true, true, false],
+        "a preview needs no traffic"
+    );
     assert_eq!(
         queried(
             &checks,

@@ -1,5 +1,6 @@
 //! Converts the evidence to status fields.
 
+use serin_analysis::budget::used_fraction;
 use serin_analysis::decision::{AnalysisConfig, ObjectiveEvidence};
 use serin_analysis::latency::LatencyGuardEvidence;
 use serin_analysis::{Counts, explain};
@@ -99,12 +100,10 @@ fn capitalized(sentence: &str) -> String {
 /// `budget 0.7 % · E 3.1/100`: the highest share of an allotment that any objective has used, and
 /// the combined evidence.
 pub(super) fn summary(evaluation: &serin_analysis::Evaluation, config: &AnalysisConfig) -> String {
-    let used = evaluation.objectives.iter().filter_map(|objective| {
-        objective
-            .allotment
-            .filter(|allotment| *allotment > 0.0)
-            .map(|allotment| objective.spent / allotment)
-    });
+    let used = evaluation
+        .objectives
+        .iter()
+        .filter_map(|objective| used_fraction(objective.spent, objective.allotment?));
     let used = used.fold(None, |most: Option<f64>, part| {
         Some(most.map_or(part, |most| most.max(part)))
     });

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use serin_analysis::Arm;
+use serin_core::plan::RouteKind;
 use serin_metrics_analysis::AnalysisRequest;
 use serin_metrics_analysis::prometheus::Labels;
-use serin_metrics_analysis::routes::RouteRules;
+use serin_metrics_analysis::routes::{RouteRule, RouteRules};
 
 use crate::support::{counters_of, labels, request, rule, select};
 
@@ -214,4 +215,37 @@ fn a_mesh_that_cannot_distinguish_another_rule_is_rejected() {
     );
     let of_linkerd = message_of_shared_service(json!({"indicator": "linkerd"}));
     assert_eq!(of_linkerd, None, "it names the route");
+}
+
+#[test]
+fn counters_that_name_the_route_are_rejected_if_a_route_of_another_kind_is_split() {
+    let of_kind = |kind| AnalysisRequest {
+        rules: RouteRules {
+            split: vec![RouteRule {
+                kind,
+                ..rule("shop", "checkout", 0, &["checkout"])
+            }],
+            ..request().rules
+        },
+        ..request()
+    };
+    for kind in RouteKind::ALL {
+        for (indicator, names_route) in [
+            ("traefik", true),
+            ("linkerd", true),
+            ("istio", false),
+            ("pod", false),
+        ] {
+            let counters = counters_of(&of_kind(kind), json!({"indicator": indicator}));
+            let is_rejected = names_route && kind != RouteKind::HttpRoute;
+            assert_eq!(counters.is_err(), is_rejected, "{indicator} with {kind:?}");
+            if let Err(error) = counters {
+                assert!(
+                    error.message.contains("use the indicator pod"),
+                    "{}",
+                    error.message
+                );
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ use promql_parser::parser::{self, Expr};
 use serde_json::{Value, json};
 use serin_analysis::Arm;
 use serin_analysis::claim::RoutedUnit;
+use serin_core::plan::RouteKind;
 use serin_core::units::{Revision, Weight};
 use serin_metrics_analysis::counter_selectors::{AnalysisError, CounterSelectors};
 use serin_metrics_analysis::prometheus::{Labels, Series};
@@ -109,6 +110,7 @@ pub fn rule(namespace: &str, route: &str, index: usize, services: &[&str]) -> Ro
         port: Some(80),
     };
     RouteRule {
+        kind: RouteKind::HttpRoute,
         namespace: namespace.to_owned(),
         route: route.to_owned(),
         index: Some(index),
@@ -152,6 +154,7 @@ pub fn request() -> AnalysisRequest {
         routed_unit: RoutedUnit::Request,
         weight: Weight::percent(10),
         pace: None,
+        is_blue_green: false,
         evidence_required_at: None,
         phase: ReleasePhase::Release,
         freeze_lifted: false,

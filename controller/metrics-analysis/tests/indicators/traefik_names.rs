@@ -234,10 +234,11 @@ fn rules_of(own: &Split, others: &[&Split], routing: &Routing) -> RouteRules {
     let mut objects = vec![own.object()];
     objects.extend(others.iter().map(|other| other.object()));
     objects.retain(|object| {
-        let backends = backend_names(object);
+        let backends = backend_names(RouteKind::HttpRoute, object);
         backends.iter().any(|backend| names.contains(backend))
     });
-    RouteRules::from_routes(&objects, &own.namespace, routing)
+    let routes = objects.iter().map(|object| (RouteKind::HttpRoute, object));
+    RouteRules::from_routes(routes, &own.namespace, routing)
 }
 
 /// The selectors of a Rollout whose stable Service is behind a split, in a cluster with another

@@ -193,8 +193,10 @@ impl AnalysisTask<'_> {
                 .map_err(CredentialError::into_error);
             let server = match &resolved {
                 Ok(server) => server.clone(),
-                // Before the first traffic, there is nothing to analyze.
-                Err(error) if request.weight.is_zero() => {
+                // Before the first traffic, there is nothing to analyze but a preview.
+                Err(error)
+                    if request.weight.is_zero() && request.phase != ReleasePhase::Preview =>
+                {
                     self.publisher.publish_hold(error.clone());
                     tokio::select! {
                         has_traffic = self.wait_for_traffic() => if !has_traffic { return },
@@ -223,10 +225,10 @@ impl AnalysisTask<'_> {
         }
     }
 
-    /// Waits until the canary has traffic. Returns false if the task should stop.
+    /// Waits until the canary has traffic or is a preview. Returns false if the task should stop.
     async fn wait_for_traffic(&mut self) -> bool {
         self.request
-            .wait_for(|request| !request.weight.is_zero())
+            .wait_for(|request| !request.weight.is_zero() || request.phase == ReleasePhase::Preview)
             .await
             .is_ok()
     }
@@ -315,7 +317,9 @@ impl AnalysisTask<'_> {
     ) -> bool {
         loop {
             let request = self.request.borrow_and_update().clone();
-            if !request.weight.is_zero() && request.phase != ReleasePhase::Idle {
+            let has_traffic = !request.weight.is_zero() && request.phase != ReleasePhase::Idle;
+            let has_checks = !request.analysis.checks.is_empty();
+            if has_traffic || (has_checks && request.phase == ReleasePhase::Preview) {
                 return true;
             }
             let now = self.publisher.deps.clock.now();

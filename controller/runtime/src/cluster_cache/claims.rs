@@ -162,8 +162,14 @@ impl Claims {
         self.rollouts.len() + self.service_claimants.len() + self.route_claimants.len()
     }
 
-    /// Whether a Rollout splits the rule with this name in a route.
-    pub fn splits_rule(&self, rollout: &Key, route: &RouteKey, rule: Option<&str>) -> bool {
+    /// Whether a Rollout splits a rule of a route. `is_rule` returns whether a name in a plan is that
+    /// of the rule.
+    pub fn splits_rule(
+        &self,
+        rollout: &Key,
+        route: &RouteKey,
+        is_rule: impl Fn(&str) -> bool,
+    ) -> bool {
         let claims = self.rollouts.get(rollout);
         let mut routes = claims
             .into_iter()
@@ -171,7 +177,7 @@ impl Claims {
             .flat_map(|routing| &routing.routes);
         routes.any(|named| {
             RouteKey::new(&rollout.namespace, named) == *route
-                && (named.rule.is_none() || named.rule.as_deref() == rule)
+                && named.rule.as_deref().is_none_or(&is_rule)
         })
     }
 
@@ -317,7 +323,10 @@ mod tests {
             kind: RouteKind::HttpRoute,
             key: Key::new("shop", "web"),
         };
-        let splits = |name, rule| claims.splits_rule(&Key::new("shop", name), &route, rule);
+        let splits = |name, rule: Option<&str>| {
+            let is_rule = |named: &str| Some(named) == rule;
+            claims.splits_rule(&Key::new("shop", name), &route, is_rule)
+        };
         assert!(splits("whole", None) && splits("whole", Some("api")));
         assert!(splits("one", Some("api")));
         assert!(!splits("one", Some("other")) && !splits("one", None));

@@ -8,12 +8,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
 use serin_core::command::{Authorization, Command};
+use serin_core::plan::RouteKind;
 use serin_core::text::{Message, Name, UserName};
 use serin_core::units::Revision;
 use serin_crds::RolloutCommand;
 use serin_crds::names::{
     DEPLOYMENT_ANNOTATION, FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION,
 };
+use serin_traffic::{Router, router_for};
 
 use super::Key;
 use super::objects::{
@@ -235,8 +237,16 @@ impl From<DynamicObject> for CachedRoute {
         let identity = Identity::from(&route.metadata);
         let generation = route.metadata.generation.unwrap_or_default();
         // A map of JSON values is always valid JSON.
-        let object = serde_json::to_value(route).unwrap_or(Value::Null);
-        let backends = serin_metrics_analysis::routes::backend_names(&object);
+        let mut object = serde_json::to_value(route).unwrap_or(Value::Null);
+        let kind = router_for(&object).map_or(RouteKind::HttpRoute, Router::route_kind);
+        let backends = serin_metrics_analysis::routes::backend_names(kind, &object);
+        // Most Ingresses are not canaries and are never split, so their rules are not kept.
+        if kind == RouteKind::Ingress
+            && backends.is_empty()
+            && let Some(fields) = object.as_object_mut()
+        {
+            fields.retain(|field, _| !["spec", "status"].contains(&field.as_str()));
+        }
         Self {
             identity,
             generation,

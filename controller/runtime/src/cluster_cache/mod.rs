@@ -45,7 +45,7 @@ pub use objects::{
     CachedCommand, CachedEndpointSlice, CachedObject, CachedPod, CachedReplicaSet, CachedRoute,
     CachedService, ControllerRef, DeclaredPort, Identity, ReadyEndpoint, Restarts,
 };
-pub use optional_kinds::{Availability, Discovery, KindState, OptionalKind};
+pub use optional_kinds::{ApiGroups, Availability, Discovery, KindState, OptionalKind};
 pub use pod_object::PodObject;
 pub(crate) use pod_object::lean_metadata;
 pub use policies::PolicyCaches;
@@ -230,9 +230,14 @@ impl ClusterCache {
         other.metadata.name.clone()
     }
 
-    /// Whether a Rollout splits the rule with this name in a route.
-    pub fn splits_rule(&self, rollout: &Key, route: &RouteKey, rule: Option<&str>) -> bool {
-        self.claims().splits_rule(rollout, route, rule)
+    /// Whether a Rollout splits a rule of a route ([`claims::Claims::splits_rule`]).
+    pub fn splits_rule(
+        &self,
+        rollout: &Key,
+        route: &RouteKey,
+        is_rule: impl Fn(&str) -> bool,
+    ) -> bool {
+        self.claims().splits_rule(rollout, route, is_rule)
     }
 
     /// Number of Rollouts, Services and routes in the record of claims.

@@ -1,6 +1,7 @@
 //! Optional kinds. A cluster may add or remove them, or change the served version, at any time.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroup, APIGroupList};
@@ -9,8 +10,8 @@ use kube::api::{ApiResource, GroupVersionKind};
 use serin_crds::api_status;
 use serin_crds::names::GROUP;
 use serin_traffic::Router;
-use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::{Instant, timeout};
 
 /// Maximum time for one discovery request.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -107,7 +108,18 @@ impl OptionalKind {
 
     /// Looks up which version the cluster serves.
     pub async fn discover(&self, client: &Client) -> Discovery {
-        match timeout(DISCOVERY_TIMEOUT, self.lookup(client)).await {
+        self.discover_in(client, &ApiGroups::default(), Duration::ZERO)
+            .await
+    }
+
+    /// As [`OptionalKind::discover`], with a list of API groups that is at most `max_age` old.
+    pub(super) async fn discover_in(
+        &self,
+        client: &Client,
+        groups: &ApiGroups,
+        max_age: Duration,
+    ) -> Discovery {
+        match timeout(DISCOVERY_TIMEOUT, self.lookup(client, groups, max_age)).await {
             Ok(Ok(discovery)) => discovery,
             Ok(Err(kube::Error::Api(status))) if api_status::is_forbidden(&status) => {
                 Discovery::Forbidden
@@ -121,21 +133,26 @@ impl OptionalKind {
         }
     }
 
-    async fn lookup(&self, client: &Client) -> kube::Result<Discovery> {
-        let APIGroupList { groups } = client.list_api_groups().await?;
+    async fn lookup(
+        &self,
+        client: &Client,
+        groups: &ApiGroups,
+        max_age: Duration,
+    ) -> kube::Result<Discovery> {
+        let groups = groups.read(client, max_age).await?;
         // Every API server has API groups, so an empty list is an invalid response.
         if groups.is_empty() {
             return Ok(Discovery::Failed(
                 "the list of API groups is empty".to_owned(),
             ));
         }
-        let Some(group) = groups.into_iter().find(|group| group.name == self.group) else {
+        let Some(group) = groups.iter().find(|group| group.name == self.group) else {
             return Ok(Discovery::Absent);
         };
         for version in self
             .versions
             .iter()
-            .filter(|version| has_version(&group, version))
+            .filter(|version| has_version(group, version))
         {
             match client
                 .list_api_group_resources(&format!("{}/{version}", self.group))
@@ -159,6 +176,28 @@ impl OptionalKind {
     }
 }
 
+/// The API groups of the cluster. The kinds share the list, because most clusters lack most of them.
+#[derive(Debug, Default)]
+pub struct ApiGroups(Mutex<Option<(Instant, Arc<[APIGroup]>)>>);
+
+impl ApiGroups {
+    /// A list that is less than `max_age` old. Concurrent calls with a `max_age` send one request.
+    async fn read(&self, client: &Client, max_age: Duration) -> kube::Result<Arc<[APIGroup]>> {
+        let called_at = Instant::now();
+        let mut known = self.0.lock().await;
+        if let Some((read_at, groups)) = &*known
+            && called_at.saturating_duration_since(*read_at) < max_age
+        {
+            return Ok(Arc::clone(groups));
+        }
+        let read_at = Instant::now();
+        let APIGroupList { groups } = client.list_api_groups().await?;
+        let groups: Arc<[APIGroup]> = groups.into();
+        *known = Some((read_at, Arc::clone(&groups)));
+        Ok(groups)
+    }
+}
+
 /// For example `HTTPRoute (gateway.networking.k8s.io/v1 or v1beta1)`.
 impl fmt::Display for OptionalKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,6 +217,9 @@ fn has_version(group: &APIGroup, version: &str) -> bool {
         .iter()
         .any(|served| served.version == version)
 }
+
+/// Maximum age of the API groups in the first discovery of a kind.
+pub(super) const FIRST_MAX_AGE: Duration = Duration::from_secs(2);
 
 /// Delay before the next discovery of a kind that was absent `lookups` times in a row. `jitter` is
 /// between 0 and 1.
@@ -278,7 +320,52 @@ impl KindState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use kube::client::Body;
+    use serde_json::json;
+    use serin_traffic::ROUTERS;
+
     use super::*;
+
+    /// A cluster with one API group, and the number of requests that it received.
+    fn cluster_without_routes() -> (Client, Arc<AtomicU64>) {
+        let requests = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&requests);
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let versions = json!([{"groupVersion": "apps/v1", "version": "v1"}]);
+            let groups = json!({"groups": [{"name": "apps", "versions": versions}]});
+            let body = Body::from(groups.to_string().into_bytes());
+            async move { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+        });
+        (Client::new(service, "default"), requests)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn absent_kinds_share_one_request_unless_a_fresh_list_is_needed() {
+        let (client, requests) = cluster_without_routes();
+        let groups = ApiGroups::default();
+        let kinds = || {
+            ROUTERS
+                .iter()
+                .map(|router| OptionalKind::of_router(*router))
+        };
+        for kind in kinds() {
+            let found = kind.discover_in(&client, &groups, FIRST_MAX_AGE).await;
+            assert_eq!(found, Discovery::Absent, "{kind}");
+        }
+        assert_eq!(requests.load(Ordering::Relaxed), 1);
+        tokio::time::advance(FIRST_MAX_AGE).await;
+        for kind in kinds() {
+            kind.discover_in(&client, &groups, FIRST_MAX_AGE).await;
+        }
+        assert_eq!(requests.load(Ordering::Relaxed), 2);
+        let kind = OptionalKind::of_router(ROUTERS[0]);
+        kind.discover_in(&client, &groups, Duration::ZERO).await;
+        kind.discover(&client).await;
+        assert_eq!(requests.load(Ordering::Relaxed), 4);
+    }
 
     #[test]
     fn an_absent_kind_is_rediscovered_after_5_to_30_seconds() {
@@ -292,7 +379,7 @@ mod tests {
 
     #[test]
     fn the_message_for_an_absent_kind_says_what_to_install() {
-        let state = KindState::new(OptionalKind::of_router(serin_traffic::ROUTERS[0]));
+        let state = KindState::new(OptionalKind::of_router(ROUTERS[0]));
         assert_eq!(
             state.resource().unwrap().api_version,
             "gateway.networking.k8s.io/v1"

@@ -57,6 +57,8 @@ pub struct CachedPolicy {
     pub templates: Vec<String>,
     /// What a release records of it. Its defaults are shared by all Rollouts.
     pub release_record: ReleasePolicy,
+    /// Size of these defaults in bytes of JSON.
+    pub kept_bytes: usize,
     /// Its status.
     pub status: RolloutPolicyStatus,
 }
@@ -90,6 +92,7 @@ impl CachedPolicy {
             precedence: self.precedence,
             failure_policy: self.failure_policy,
             spec: self.spec.as_deref().map_err(String::as_str),
+            kept_bytes: self.kept_bytes,
         }
     }
 }
@@ -116,6 +119,7 @@ impl From<RolloutPolicyObject> for CachedPolicy {
         let identity = Identity::from(&metadata);
         let defaults = spec.as_ref().ok().and_then(|spec| kept_defaults(spec));
         Self {
+            kept_bytes: defaults.as_ref().map_or(0, |kept| kept.to_string().len()),
             release_record: ReleasePolicy {
                 name: identity.key.name.as_str().into(),
                 required: failure_policy == FailurePolicy::Fail,

@@ -24,8 +24,9 @@ use crate::replicas_source::replicas_source;
 #[resource(inherit = Rollout)]
 pub struct RolloutObject {
     pub metadata: ObjectMeta,
-    /// The spec, or why it cannot be decoded.
-    pub spec: Result<Box<RolloutSpec>, String>,
+    /// The spec, or why it cannot be decoded. It is shared with the objects that differ in other
+    /// fields only.
+    pub spec: Result<Arc<RolloutSpec>, String>,
     /// Identifies the template that was filled in from a Deployment. `None` if the template is the
     /// Rollout's own.
     pub template_version: Option<String>,
@@ -34,7 +35,7 @@ pub struct RolloutObject {
     /// Who set `spec.replicas`, derived from `metadata.managedFields`.
     pub replicas_source: ReplicasSource,
     /// The status as far as it can be read. Empty if there is none yet.
-    pub status: Box<RolloutStatus>,
+    pub status: Arc<RolloutStatus>,
     /// Why the status cannot be understood completely: another version of the controller wrote it.
     pub incompatibility: Option<String>,
     /// The fields of the status that could not be read. They are written again.
@@ -138,7 +139,7 @@ impl<'de> Deserialize<'de> for RolloutObject {
             template_version: None,
             policy: None,
             replicas_source,
-            status: Box::new(status),
+            status: Arc::new(status),
             incompatibility,
             unreadable,
         })
@@ -157,17 +158,17 @@ fn only_replicas(spec: &str) -> Value {
 }
 
 /// Decodes a spec, or returns why it is invalid.
-fn read_spec(text: &str) -> Result<Box<RolloutSpec>, String> {
+fn read_spec(text: &str) -> Result<Arc<RolloutSpec>, String> {
     // Most specs are small and valid, and are decoded without a tree of values.
     if text.len() < CHECKED_SPEC_BYTES
         && let Ok(spec) = serde_json::from_str(text)
     {
-        return Ok(Box::new(spec));
+        return Ok(Arc::new(spec));
     }
     let spec: Value = serde_json::from_str(text).unwrap_or_default();
     // A large template is not kept: the controller has the Rollouts of all namespaces in memory.
     check_template_size(&spec).map_err(|problem| problem.to_string())?;
-    let spec = serde_json::from_value(spec).map(Box::new);
+    let spec = serde_json::from_value(spec).map(Arc::new);
     spec.map_err(|problem| Message::from(format!("spec: {problem}")).into())
 }
 

@@ -63,14 +63,16 @@ impl RouteCaches {
 
     /// The routes of any kind with one of these backends, as joined names
     /// ([`serin_metrics_analysis::routes::backend_names`]), each once.
-    pub fn with_backends(&self, backends: &[String]) -> Vec<Arc<CachedRoute>> {
+    pub fn with_backends(&self, backends: &[String]) -> Vec<(RouteKind, Arc<CachedRoute>)> {
         let keys: Vec<_> = backends
             .iter()
             .map(|backend| CachedRoute::backend_key(backend))
             .collect();
-        let caches = self.0.iter();
-        caches
-            .flat_map(|cache| cache.objects.indexed(&keys))
-            .collect()
+        let of_kind = |cache: &RouteCache| {
+            let kind = cache.router.route_kind();
+            let found = cache.objects.indexed(&keys);
+            found.into_iter().map(move |route| (kind, route))
+        };
+        self.0.iter().flat_map(of_kind).collect()
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -25,7 +26,9 @@ use super::checked_object::CheckedObject;
 use super::namespaced_watch::{NamespaceEvent, NamespacedApi, watch_each};
 use super::object_cache::ObjectCache;
 use super::objects::{CachedCommand, CachedObject, CachedRoute, CachedService};
-use super::optional_kinds::{Availability, Discovery, KindState, absent_recheck_delay};
+use super::optional_kinds::{
+    ApiGroups, Availability, Discovery, FIRST_MAX_AGE, KindState, absent_recheck_delay,
+};
 use super::pod_object::PodObject;
 use super::replica_set_object::ReplicaSetObject;
 use super::rollout_object::RolloutObject;
@@ -46,6 +49,8 @@ pub struct Watches {
     pub namespaces: Vec<String>,
     /// The cache to update.
     pub cluster: Arc<ClusterCache>,
+    /// The API groups that were discovered last.
+    pub api_groups: Arc<ApiGroups>,
     /// Receives the Rollouts that are affected by changes.
     pub dispatcher: Arc<Dispatcher>,
     /// The lane of all changes of this kind. If `None`, each is as urgent as the release that it
@@ -250,9 +255,12 @@ impl Watches {
         let affected = |cached: &F| affected(&cluster, cached);
         let mut backoff = WatchBackoff::default();
         let mut lookups: u32 = 0;
+        let mut max_age = FIRST_MAX_AGE;
         loop {
             lookups = lookups.saturating_add(1);
-            let version = match state.kind().discover(&self.client).await {
+            let groups = &self.api_groups;
+            let kind = state.kind();
+            let version = match kind.discover_in(&self.client, groups, max_age).await {
                 Discovery::Served(version) => Some(version),
                 Discovery::Absent => None,
                 Discovery::Forbidden => Some(state.kind().version_to_try(lookups as usize - 1)),
@@ -273,15 +281,16 @@ impl Watches {
                         sleep(backoff.next().unwrap_or(MAX_BACKOFF)).await;
                     }
                     lookups = 0;
+                    max_age = Duration::ZERO;
                     continue;
                 }
             }
             self.mark_absent(state, cache, affected);
             let wait = absent_recheck_delay(lookups, rand::rng().random());
-            tokio::select! {
-                () = sleep(wait) => {}
-                () = state.wait_for_recheck() => {}
-            }
+            max_age = tokio::select! {
+                () = sleep(wait) => wait / 2,
+                () = state.wait_for_recheck() => Duration::ZERO,
+            };
         }
     }
 

@@ -6,7 +6,7 @@ use serin_core::hold::{Blocks, Hold};
 use serin_core::plan::{RouteRef, Routing};
 use serin_core::state::Stage;
 use serin_crds::status::{ORIGINAL_ROUTES_BYTES, OriginalRoute, serialized_bytes};
-use serin_traffic::{OriginalWeights, router_of};
+use serin_traffic::{OriginalWeights, Services, router_of};
 
 use crate::cluster_cache::{ClusterCache, Key};
 use crate::observe::Snapshot;
@@ -126,7 +126,8 @@ fn is_restored(
     let Ok(original) = serde_json::from_str::<OriginalWeights>(&entry.backends) else {
         return true;
     };
-    let patch = serin_traffic::restore(&cached.object, &original, stable, canary);
+    let services = Services { stable, canary };
+    let patch = routes.router.restore(&cached.object, &original, services);
     patch.is_ok_and(|patch| patch.0.is_empty())
 }
 
@@ -156,27 +157,17 @@ fn record_original(
 ) {
     let recorded = recorded_original(all, route, routing);
     let (stable, canary) = (routing.stable_service(), routing.canary_service());
-    let fresh = serin_traffic::refresh_original(
+    let services = Services { stable, canary };
+    let fresh = router_of(route.kind).refresh_original(
         object,
         route.rule.as_deref(),
-        stable,
-        canary,
+        services,
         recorded.as_ref(),
     );
     // A route that cannot be decoded is not changed either.
     let Ok(mut fresh) = fresh else { return };
     // Several entries of a plan may refer to rules of the same route.
-    let others = recorded.into_iter().flat_map(|original| original.rules);
-    for rule in others {
-        if fresh
-            .rules
-            .iter()
-            .all(|fresh| (fresh.index, &fresh.name) != (rule.index, &rule.name))
-        {
-            fresh.rules.push(rule);
-        }
-    }
-    fresh.rules.sort_by_key(|rule| rule.index);
+    fresh.add_missing(recorded.unwrap_or_default());
     let Ok(backends) = serde_json::to_string(&fresh) else {
         return;
     };

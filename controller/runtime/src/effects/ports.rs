@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde_json::Value;
+use serin_core::plan::RouteKind;
+use serin_traffic::router_of;
 
 use crate::cluster_cache::CachedRoute;
 use crate::cluster_cache::DeclaredPort;
@@ -296,37 +297,18 @@ fn unique_name(ports: &[ServicePort], name: String) -> String {
 
 /// The numbers of the ports that routes use to reach these Services in the namespace of the routes.
 pub(super) fn routed_ports<'a>(
-    routes: impl Iterator<Item = &'a CachedRoute>,
+    routes: impl Iterator<Item = (RouteKind, &'a CachedRoute)>,
     services: &[&str],
 ) -> BTreeSet<i32> {
     let mut numbers = BTreeSet::new();
-    for route in routes {
-        let namespace = route.identity.key.namespace.as_str();
-        let rules = route
-            .object
-            .pointer("/spec/rules")
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice);
-        let backends = rules
-            .iter()
-            .filter_map(|rule| rule.get("backendRefs")?.as_array())
-            .flatten();
-        let text = |backend: &'a Value, field: &str| {
-            backend
-                .get(field)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+    for (kind, route) in routes {
+        let rules = router_of(kind).rules(&route.object).unwrap_or_default();
+        let backends = rules.iter().flat_map(|rule| &rule.backends);
         let ours = backends.filter(|backend| {
-            let kind = text(backend, "kind");
-            let backend_namespace = text(backend, "namespace");
-            services.contains(&text(backend, "name"))
-                && text(backend, "group").is_empty()
-                && (kind.is_empty() || kind == "Service")
-                && (backend_namespace.is_empty() || backend_namespace == namespace)
+            backend.namespace == route.identity.key.namespace
+                && services.contains(&backend.service.as_str())
         });
-        numbers
-            .extend(ours.filter_map(|backend| i32::try_from(backend.get("port")?.as_i64()?).ok()));
+        numbers.extend(ours.filter_map(|backend| i32::try_from(backend.port?).ok()));
     }
     numbers
 }

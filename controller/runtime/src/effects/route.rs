@@ -7,7 +7,7 @@ use serin_core::plan::RouteRef;
 use serin_core::units::Weight;
 use serin_crds::api_status;
 use serin_crds::status::{ORIGINAL_ROUTES_BYTES, OriginalRoute};
-use serin_traffic::{OriginalWeights, router_of};
+use serin_traffic::{OriginalWeights, Services, router_of};
 
 use super::original_routes::{is_held_by_another, is_in_plan, recorded_original, services_of};
 use super::{EffectError, EffectExecutor, patch_params};
@@ -60,8 +60,12 @@ impl EffectExecutor<'_> {
             .plan
             .routing()
             .ok_or_else(|| EffectError::Impossible("the plan has no router".to_owned()))?;
-        let (stable, canary_service) = (routing.stable_service(), routing.canary_service());
-        self.check_held(stable)?;
+        let services = Services {
+            stable: routing.stable_service(),
+            canary: routing.canary_service(),
+        };
+        let router = router_of(route.kind);
+        self.check_held(routing.stable_service())?;
         let label = route_label(route);
         let original = recorded_original(&self.status.original_routes, route, routing);
         if original.is_none() {
@@ -74,17 +78,17 @@ impl EffectExecutor<'_> {
         }
         let rule = route.rule.as_deref();
         let pace = |object: &Value| {
-            let now = serin_traffic::canary_weight(object, rule, stable, canary_service);
+            let now = router.canary_weight(object, rule, services);
             let lowers = now.is_ok_and(|now| canary < now);
             self.pace(&label, &canary.to_string(), lowers)
         };
         let patch_for = |object: &Value| {
             let original = original.as_ref();
-            serin_traffic::set_weight(object, rule, stable, canary_service, canary, original)
+            router.set_weight(object, rule, services, canary, original)
         };
-        let routes = self.cache.routes.of_kind(route.kind);
+        let of_kind = self.cache.routes.of_kind(route.kind);
         let written = self
-            .change_route(routes, &route.name, patch_for, pace)
+            .change_route(of_kind, &route.name, patch_for, pace)
             .await?;
         if written {
             self.metrics.record_weight_change();
@@ -238,7 +242,10 @@ async fn restore(
     let restore = executor.change_route(
         routes,
         &entry.name,
-        |object| serin_traffic::restore(object, &original, stable, canary),
+        |object| {
+            let services = Services { stable, canary };
+            routes.router.restore(object, &original, services)
+        },
         |_| Ok(()),
     );
     match executor.within_time(restore).await {

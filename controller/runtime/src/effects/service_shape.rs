@@ -58,7 +58,8 @@ impl EffectExecutor<'_> {
     }
 
     fn pod_ports(&self, revision: &Revision) -> PodPorts {
-        let routes = self.snapshot.routes.values().map(AsRef::as_ref);
+        let routes = self.snapshot.routes.iter();
+        let routes = routes.map(|((kind, _), route)| (*kind, route.as_ref()));
         let services = self.plan.services().map(Routing::services);
         let names: Vec<&str> = services
             .into_iter()

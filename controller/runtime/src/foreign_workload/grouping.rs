@@ -10,15 +10,13 @@ use serin_core::observation::{ObservedWorkload, PodGroup, ServiceRevisions};
 use serin_core::text::Name;
 use serin_core::units::Revision;
 use serin_crds::Rollout;
-use serin_crds::names::POD_TEMPLATE_HASH_LABEL;
+use serin_crds::names::{ARGO_TEMPLATE_HASH_LABEL, POD_TEMPLATE_HASH_LABEL};
 
 use super::{ForeignObjects, Selector};
 use crate::cluster_cache::{
     CachedPod, CachedReplicaSet, ControllerRef, PodObject, ReplicaSetObject,
 };
 
-/// The label of Argo Rollouts with the hash of a template.
-const ARGO_TEMPLATE_HASH_LABEL: &str = "rollouts-pod-template-hash";
 /// The annotations with the number of a revision. A template that is used again gets a new number.
 pub(super) const REVISION_ANNOTATIONS: [&str; 2] = [
     "deployment.kubernetes.io/revision",

@@ -110,6 +110,10 @@ impl GuardrailReader {
         for finding in report.findings.iter().filter(|new| !before.contains(new)) {
             subject.metrics.record_guardrail_finding(finding);
         }
+        if *before != report.findings {
+            // Something happens: what is missing may come soon.
+            known.interval = HELD_INTERVAL.0;
+        }
         known.report = report;
         // A read that a command has postponed follows soon.
         let wait = known.read_in().max(URGENT_INTERVAL);
@@ -267,7 +271,6 @@ impl Known {
             namespace_name: key.namespace,
             rollout_name: key.name,
             rollout_labels: labels.unwrap_or_default(),
-            rollout_annotations: BTreeMap::new(),
             replicas: subject.replicas,
             template: serde_json::to_value(&subject.spec.template).unwrap_or_default(),
             related_objects: related.into_iter().collect(),

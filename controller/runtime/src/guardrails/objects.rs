@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use http::Request;
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIGroup;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
@@ -27,6 +28,10 @@ const MAX_REQUESTS: usize = 8;
 const PAGE: u32 = 250;
 /// Maximum number of objects of a list. More of them are an unknown fact.
 const MAX_OBJECTS: usize = 2_000;
+/// Maximum size of the value of a label.
+const MAX_LABEL_BYTES: usize = 63;
+/// Maximum number of versions of a group that are looked up.
+const MAX_VERSIONS: usize = 8;
 /// Maximum number of kinds of constraints.
 const MAX_CONSTRAINT_KINDS: usize = 64;
 /// Group and version of the constraints of Gatekeeper.
@@ -93,16 +98,34 @@ impl GuardrailObjects {
         source: Source,
     ) -> Fact<Arc<Vec<Value>>> {
         let selector = selector_of(source, request.replica_set);
-        let is_everywhere = source.is_cluster_scoped();
+        let is_everywhere = source.is_cluster_scoped() || source.reaches_other_namespaces();
         let namespace = if is_everywhere { "" } else { request.namespace };
-        let key = (source, namespace.to_owned(), selector.clone());
+        let fact = self.read_list(request, source, namespace, &selector).await;
+        let is_readable = !matches!(fact, Fact::Forbidden(_) | Fact::Failed(_));
+        if is_readable || !source.reaches_other_namespaces() {
+            return fact;
+        }
+        // With permissions in its namespaces only, those of the other ones remain unknown.
+        self.read_list(request, source, request.namespace, &selector)
+            .await
+    }
+
+    /// A list that is recent enough, or a new one. `namespace` is empty for all namespaces.
+    async fn read_list(
+        &self,
+        request: &ReadRequest<'_>,
+        source: Source,
+        namespace: &str,
+        selector: &str,
+    ) -> Fact<Arc<Vec<Value>>> {
+        let key = (source, namespace.to_owned(), selector.to_owned());
         let not_served = (source, String::new(), String::new());
         if let Some(fact) = self.known(&key).or_else(|| self.known(&not_served)) {
             return fact;
         }
         let fact = match self.requests.acquire().await {
             Ok(_permit) if source == Source::Constraints => constraints(request.client).await,
-            Ok(_permit) => list_source(request.client, source, namespace, &selector).await,
+            Ok(_permit) => list_source(request.client, source, namespace, selector).await,
             Err(_) => Fact::Failed("the controller is stopping".to_owned()),
         };
         let fact = fact.map_known(Arc::new);
@@ -147,9 +170,13 @@ impl Listed {
 const TOO_SLOW: &str = "the API server did not answer in time";
 
 /// The label selector of a list. Reports about vulnerabilities are large, so that only those about
-/// the revision are read.
+/// the revision are read. A name that is too long for a label is in an annotation, and the report
+/// has a label with its hash instead.
 fn selector_of(source: Source, replica_set: &str) -> String {
     match source {
+        Source::VulnerabilityReports if replica_set.len() > MAX_LABEL_BYTES => {
+            "trivy-operator.resource.kind=ReplicaSet,trivy-operator.resource.name-hash".to_owned()
+        }
         Source::VulnerabilityReports => format!("trivy-operator.resource.name={replica_set}"),
         _ => String::new(),
     }
@@ -175,10 +202,55 @@ async fn list_source(
         };
         fact = list(&api, selector, "").await;
         if fact != Fact::NotServed {
-            break;
+            return fact;
         }
     }
-    fact
+    match other_versions(client, group, plural).await {
+        Ok(served) if served.is_empty() => fact,
+        Ok(served) => Fact::OtherVersion(format!(
+            "the cluster serves {plural}.{group} in {}, and Serin reads {}",
+            served.join(" and "),
+            versions.join(" and ")
+        )),
+        Err(error) => unknown(&error),
+    }
+}
+
+/// The versions in which the cluster serves a kind that it does not serve in those that Serin reads.
+/// Empty if there are none.
+async fn other_versions(
+    client: &Client,
+    group: &str,
+    plural: &str,
+) -> Result<Vec<String>, kube::Error> {
+    if group.is_empty() {
+        return Ok(Vec::new());
+    }
+    let request = Request::get(format!("/apis/{group}"));
+    let request = request.body(Vec::new()).map_err(kube::Error::HttpError)?;
+    let found = match client.request::<APIGroup>(request).await {
+        Ok(found) => found,
+        Err(error) if is_missing(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut served = Vec::new();
+    for version in found.versions.into_iter().take(MAX_VERSIONS) {
+        let resources = client.list_api_group_resources(&version.group_version);
+        match resources.await {
+            Ok(list) if list.resources.iter().any(|kind| kind.name == plural) => {
+                served.push(version.version);
+            }
+            Ok(_) => {}
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(served)
+}
+
+/// Whether the API server does not serve what was requested.
+fn is_missing(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if api_status::is_missing_kind(status))
 }
 
 /// The constraints of Gatekeeper, of which each kind is a kind of its own.
@@ -245,7 +317,7 @@ fn to_json(mut object: DynamicObject, kind: &str) -> Value {
 
 fn unknown<T>(error: &kube::Error) -> Fact<T> {
     match error {
-        kube::Error::Api(status) if api_status::is_missing_kind(status) => Fact::NotServed,
+        _ if is_missing(error) => Fact::NotServed,
         kube::Error::Api(status) if api_status::is_forbidden(status) => {
             Fact::Forbidden(api_status::message(status))
         }
@@ -348,6 +420,11 @@ mod tests {
         assert_eq!(
             selector_of(Source::VulnerabilityReports, "shop-abc"),
             "trivy-operator.resource.name=shop-abc"
+        );
+        // The value of a label has at most 63 characters.
+        assert_eq!(
+            selector_of(Source::VulnerabilityReports, &"a".repeat(64)),
+            "trivy-operator.resource.kind=ReplicaSet,trivy-operator.resource.name-hash"
         );
         assert_eq!(selector_of(Source::NetworkPolicies, "shop-abc"), "");
     }

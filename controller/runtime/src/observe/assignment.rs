@@ -2,7 +2,7 @@
 
 use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::plan::{Plan, Routing};
-use serin_traffic::{ServiceFacts, sticky_annotation};
+use serin_traffic::{RoutedObject, ServiceFacts, router_of, sticky_annotation};
 
 use super::Snapshot;
 
@@ -37,7 +37,11 @@ impl Snapshot {
             let routes = routing.routes.iter();
             routes
                 .filter_map(|route| {
-                    Some((&self.route_object(route)?.object, route.rule.as_deref()))
+                    Some(RoutedObject {
+                        router: router_of(route.kind),
+                        object: &self.route_object(route)?.object,
+                        rule: route.rule.as_deref(),
+                    })
                 })
                 .collect()
         });

@@ -7,7 +7,7 @@ use serin_core::effect::Side;
 use serin_core::hold::{Hold, HoldCode};
 use serin_core::plan::{RouteRef, Routing};
 use serin_crds::RolloutSpec;
-use serin_crds::names::{REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::names::{ARGO_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL};
 use serin_traffic::router_of;
 
 use super::Snapshot;
@@ -28,7 +28,7 @@ impl Snapshot {
         for (side, name) in routing.services() {
             let service = self.services.get(name).map(AsRef::as_ref);
             let hold = self
-                .ownership_conflict(cache, side, name)
+                .ownership_conflict(cache, side, name, spec)
                 .or_else(|| refusal(side, service?, rollout, spec))
                 .or_else(|| corrections.hold(&format!("Service {name}"), writer(service)));
             self.service_holds
@@ -47,7 +47,13 @@ impl Snapshot {
     }
 
     /// Another Rollout holds the Service.
-    fn ownership_conflict(&self, cache: &ClusterCache, side: Side, name: &str) -> Option<Hold> {
+    fn ownership_conflict(
+        &self,
+        cache: &ClusterCache,
+        side: Side,
+        name: &str,
+        spec: Option<&RolloutSpec>,
+    ) -> Option<Hold> {
         let key = Key::new(&self.rollout.namespace, name);
         let holder = cache.other_holder(&key, &self.rollout)?.name;
         let service = self.services.get(name);
@@ -56,7 +62,7 @@ impl Snapshot {
         let message = format!(
             "{}: Service {name} is held by Rollout {holder}, which {why}; use another Service, or \
              delete Rollout {holder}",
-            field(side)
+            field(side, spec)
         );
         Some(Hold::new(HoldCode::OwnershipConflict, message))
     }
@@ -78,12 +84,17 @@ impl Snapshot {
             Claimant::new(rollout),
         );
         for rule in rules.ok()? {
+            let is_rule = |name: &str| {
+                let named = router.managed_rules(&cached.object, Some(name), stable);
+                named.is_ok_and(|named| named.iter().any(|named| named.title == rule.title))
+            };
             let others = rule.services.iter();
             for service in others.filter(|name| routing.side_of(name).is_none()) {
                 let service = Key::new(&self.rollout.namespace, service);
-                let older = cache.claimants(&service).into_iter().find(|other| {
-                    *other < own && cache.splits_rule(&other.rollout, &key, rule.name.as_deref())
-                });
+                let older = cache
+                    .claimants(&service)
+                    .into_iter()
+                    .find(|other| *other < own && cache.splits_rule(&other.rollout, &key, is_rule));
                 if let Some(older) = older {
                     let message = format!(
                         "{} {}: the rule that sends requests to Service {stable} is held by Rollout \
@@ -106,10 +117,13 @@ fn writer(service: Option<&CachedService>) -> Option<&str> {
 }
 
 /// The field that names the Service of a side.
-const fn field(side: Side) -> &'static str {
-    match side {
-        Side::Stable => "spec.strategy.canary.stableService",
-        Side::Canary => "spec.strategy.canary.canaryService",
+fn field(side: Side, spec: Option<&RolloutSpec>) -> &'static str {
+    let is_blue_green = spec.is_some_and(|spec| spec.strategy.blue_green.is_some());
+    match (side, is_blue_green) {
+        (Side::Stable, false) => "spec.strategy.canary.stableService",
+        (Side::Canary, false) => "spec.strategy.canary.canaryService",
+        (Side::Stable, true) => "spec.strategy.blueGreen.activeService",
+        (Side::Canary, true) => "spec.strategy.blueGreen.previewService",
     }
 }
 
@@ -134,7 +148,7 @@ fn refusal(
     };
     let message = format!(
         "{}: Service {name} is not taken: {problem}; {fix}",
-        field(side)
+        field(side, spec)
     );
     Some(Hold::new(HoldCode::ServiceRefused, message))
 }
@@ -173,6 +187,12 @@ fn problem_of(
     let (key, value) = selector
         .iter()
         .find(|(key, value)| labels.get(*key) != Some(*value))?;
+    if key == ARGO_TEMPLATE_HASH_LABEL {
+        let problem = format!("Argo Rollouts selects its pods with {key}={value}");
+        let fix = "delete its Rollout with --cascade=orphan, so that Argo Rollouts removes the key, \
+                   or remove the key if Argo Rollouts does not run any more";
+        return Some((problem, fix));
+    }
     let problem = match labels.get(key) {
         Some(label) => format!(
             "spec.selector has {key}={value}, and the pods of the template have {key}={label}"
@@ -250,6 +270,11 @@ mod tests {
                 "app=payments, and the pods of",
             ),
             (web(), json!({"selector": {"zone": "a"}}), "lack that label"),
+            (
+                web(),
+                json!({"selector": {"app": "checkout", ARGO_TEMPLATE_HASH_LABEL: "6589"}}),
+                "Argo Rollouts selects its pods with rollouts-pod-template-hash=6589; delete its",
+            ),
             (meta("default", "kubernetes"), ours, "the API server"),
         ];
         for (metadata, spec, problem) in cases {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use serin_analysis::Arm;
 use serin_analysis::claim::RoutedUnit;
 use serin_core::assignment_unit::AssignmentUnit;
+use serin_core::blue_green::switched_share;
 use serin_core::effect::{Level, Reason};
 use serin_core::observed::{AnalysisReport, Observed};
 use serin_core::plan::{Canary, Pace, Plan, Step};
@@ -211,6 +212,7 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
         baseline_since: serin_core::baseline::started_at(inputs.plan, state),
         routed_unit: routed_unit(&inputs.observed.assignment_unit),
         weight: canary_weight(inputs.observed, inputs.plan),
+        is_blue_green: inputs.plan.is_blue_green(),
         pace: match &inputs.plan.canary().pace {
             Pace::Evidence(pace) => Some(*pace),
             Pace::Steps(_) => None,
@@ -254,7 +256,7 @@ fn route_rules(inputs: &AnalysisInputs<'_>) -> RouteRules {
     let namespace = &inputs.rollout.key().namespace;
     let names = service_names(namespace, routing);
     let routes = inputs.cache.routes.with_backends(&names);
-    let routes = routes.iter().map(|route| &route.object);
+    let routes = routes.iter().map(|(kind, route)| (*kind, &route.object));
     RouteRules {
         scope: inputs.route_scope,
         ..RouteRules::from_routes(routes, namespace, routing)
@@ -326,9 +328,14 @@ fn analysis_phase(inputs: &AnalysisInputs<'_>) -> ReleasePhase {
     let state = &inputs.observed.state;
     let is_baking = state.bake.is_some_and(|watch| watch.ended_at.is_none());
     let is_in_effect = state.weights.verified == Some(state.weights.desired);
+    let is_blue_green = inputs.plan.is_blue_green();
     match (state.stage, &inputs.plan.canary().pace, state.step) {
         (Stage::Promoting, _, _) if is_baking => ReleasePhase::Bake,
         (Stage::Promoting, _, _) => ReleasePhase::Promoting,
+        // The first step of blue/green creates the preview.
+        (Stage::Progressing, _, Some(step)) if is_blue_green && step.index > 0 => {
+            ReleasePhase::Preview
+        }
         (_, Pace::Steps(steps), Some(step)) if step.index >= steps.len() && is_in_effect => {
             ReleasePhase::BeforePromotion
         }
@@ -338,6 +345,9 @@ fn analysis_phase(inputs: &AnalysisInputs<'_>) -> ReleasePhase {
 
 /// The current canary weight of the routes. Without a router, the desired weight.
 fn canary_weight(observed: &Observed, plan: &Plan) -> Weight {
+    if plan.switches_service() {
+        return switched_share(observed);
+    }
     if plan.routing().is_none() {
         return observed.state.weights.desired;
     }

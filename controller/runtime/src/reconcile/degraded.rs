@@ -60,21 +60,17 @@ pub(super) async fn report_invalid_spec(
             .publish(rollout, &reasons, &position, false, &mut local.event_dedup);
     }
     let reason = format!("nothing is deployed yet, and the spec is invalid: {problem}");
-    let has_more = refuse_commands(context, rollout, &reason).await?;
-    Ok(if has_more {
-        Action::Requeue(NEXT_COMMANDS_AFTER)
-    } else {
-        Action::AwaitChange
-    })
+    let next_commands = refuse_commands(context, rollout, &reason).await?;
+    Ok(next_commands.map_or(Action::AwaitChange, Action::Requeue))
 }
 
-/// Refuses pending commands, so that they do not wait forever. Returns whether there are more: a
-/// flood of commands must not delay the next reconcile.
+/// Refuses pending commands, so that they do not wait forever. Returns when to refuse more of them,
+/// if there are any: a flood of commands must not delay the next reconcile.
 pub(super) async fn refuse_commands(
     context: &Context,
     rollout: &RolloutObject,
     reason: &str,
-) -> Result<bool, ReconcileError> {
+) -> Result<Option<Duration>, ReconcileError> {
     let policy = context.cache.command_policy.borrow().clone();
     let mut waiting = context.cache.commands.for_rollout(&rollout.key());
     waiting.retain(|command| {
@@ -89,7 +85,7 @@ pub(super) async fn refuse_commands(
         let now = context.clock.now();
         effects::command::finish(client, cache, ownership, command, &outcome, now).await?;
     }
-    Ok(waiting.len() > COMMANDS_LIMIT)
+    Ok((waiting.len() > COMMANDS_LIMIT).then_some(NEXT_COMMANDS_AFTER))
 }
 
 /// Whether an `abort` command waits that may be carried out. It works on a status of any version.
@@ -138,12 +134,8 @@ pub(super) async fn report_incompatible_status(
             .events
             .publish(rollout, &reasons, "status", false, &mut local.event_dedup);
     }
-    let has_more = refuse_commands(context, rollout, &message).await?;
-    Ok(Action::Requeue(if has_more {
-        NEXT_COMMANDS_AFTER
-    } else {
-        RESYNC
-    }))
+    let next_commands = refuse_commands(context, rollout, &message).await?;
+    Ok(Action::Requeue(next_commands.unwrap_or(RESYNC)))
 }
 
 /// Whether a quarantined Rollout is being aborted: an abort waits, or its traffic is on the way to
@@ -161,12 +153,8 @@ pub(super) async fn refuse_quarantined(
     rollout: &RolloutObject,
 ) -> Result<Action, ReconcileError> {
     let reason = "the Rollout is quarantined, and no plan is active: there is nothing to abort";
-    let has_more = refuse_commands(context, rollout, reason).await?;
-    Ok(Action::Requeue(if has_more {
-        NEXT_COMMANDS_AFTER
-    } else {
-        RESYNC
-    }))
+    let next_commands = refuse_commands(context, rollout, reason).await?;
+    Ok(Action::Requeue(next_commands.unwrap_or(RESYNC)))
 }
 
 /// Reports in the status that the Rollout is quarantined.

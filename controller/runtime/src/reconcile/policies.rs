@@ -13,15 +13,12 @@ use serin_core::hold::HoldCode;
 use serin_core::release_analysis::AnalysisDocument;
 use serin_core::release_policy::ReleasePolicy;
 use serin_core::state::{Stage, State};
-use serin_crds::analysis::AnalysisSpec;
 use serin_crds::guardrails::Guardrails;
 use serin_crds::policy::FailurePolicy;
-use serin_crds::rollout::RollbackWindow;
-use serin_crds::strategy::StrategySpec;
 use serin_crds::{AnalysisTemplateSpec, RolloutSpec};
 use serin_policy::{
-    AppliedPolicy, Defaults, Effective, Inputs, Problem, ProblemKind, Subject, TemplateInput,
-    has_references, resolve, template_names,
+    AppliedPolicy, Defaults, Effective, GuardrailOrigins, Inputs, Problem, ProblemKind, Subject,
+    TemplateInput, has_references, resolve, template_names,
 };
 
 use super::Context;
@@ -66,19 +63,9 @@ pub struct PolicyResolver(Option<Resolution>);
 struct Resolution {
     /// Identifies everything that was resolved.
     inputs: u64,
-    /// The fields of the spec that policies contribute to. `None` if they are as written.
-    parts: Option<Parts>,
+    /// The effective spec.
+    spec: Arc<RolloutSpec>,
     view: Arc<PolicyView>,
-}
-
-/// The fields of a spec that policies contribute to.
-#[derive(Debug)]
-struct Parts {
-    progress_deadline_seconds: Option<i32>,
-    progress_deadline_abort: Option<bool>,
-    rollback_window: Option<RollbackWindow>,
-    strategy: StrategySpec,
-    analysis: Option<AnalysisSpec>,
 }
 
 /// The Rollout with its effective spec. The Rollout itself if no policy concerns it and it refers
@@ -119,15 +106,11 @@ pub(super) fn resolve_policies(
             context.metrics.record_policy_resolution();
             request.resolve(inputs, &templates)
         });
-    let mut object = (**rollout).clone();
-    if let (Ok(spec), Some(parts)) = (&mut object.spec, &resolution.parts) {
-        spec.progress_deadline_seconds = parts.progress_deadline_seconds;
-        spec.progress_deadline_abort = parts.progress_deadline_abort;
-        spec.rollback_window.clone_from(&parts.rollback_window);
-        spec.strategy.clone_from(&parts.strategy);
-        spec.analysis.clone_from(&parts.analysis);
-    }
-    object.policy = Some(Arc::clone(&resolution.view));
+    let object = RolloutObject {
+        spec: Ok(Arc::clone(&resolution.spec)),
+        policy: Some(Arc::clone(&resolution.view)),
+        ..(**rollout).clone()
+    };
     local.policy = PolicyResolver(Some(resolution));
     Arc::new(object)
 }
@@ -209,6 +192,7 @@ impl Request<'_> {
     fn fingerprint(&self, templates: &[NamedTemplate]) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.rollout.generation().hash(&mut hasher);
+        self.rollout.template_version.hash(&mut hasher);
         self.timing.hash(&mut hasher);
         self.matching.unknown.hash(&mut hasher);
         self.templates_unavailable().hash(&mut hasher);
@@ -309,20 +293,20 @@ impl Request<'_> {
         let problem = self
             .unavailable()
             .or_else(|| effective.problems.first().map(problem_of));
-        let record = |applied: &AppliedPolicy| {
+        let record = |name: &String| {
             let mut matching = self.matching.policies.iter();
-            let policy = matching.find(|policy| policy.identity.key.name == applied.name)?;
+            let policy = matching.find(|policy| policy.identity.key.name == *name)?;
             Some(policy.release_record.clone())
         };
-        let policies = effective.policies.iter().filter_map(record).collect();
+        let policies: Vec<_> = effective.policies.iter().filter_map(record).collect();
         // Without its references, the analysis of the Rollout means nothing.
-        let parts = if problem.is_some() {
-            Parts {
+        let spec = if problem.is_some() {
+            RolloutSpec {
                 analysis: None,
-                ..parts_of(self.spec)
+                ..self.spec.clone()
             }
         } else {
-            parts_of(&effective.spec)
+            effective.spec
         };
         let of_release = serde_json::to_value(&effective.guardrails).ok();
         let of_release = of_release.filter(|guardrails| {
@@ -330,7 +314,8 @@ impl Request<'_> {
         });
         let of_release = of_release.map(AnalysisDocument::from);
         let guardrails = (effective.guardrails.clone(), of_release);
-        resolution(inputs, parts, problem, policies, guardrails, effective)
+        let origins = effective.guardrail_origins;
+        resolution(inputs, spec, problem, policies, guardrails, origins)
     }
 
     /// What applies to the release in progress. It follows its records, whatever is wrong now.
@@ -340,8 +325,8 @@ impl Request<'_> {
         effective: Effective,
         policies: &[AppliedPolicy],
     ) -> Resolution {
-        let parts = if effective.problems.is_empty() {
-            parts_of(&effective.spec)
+        let spec = if effective.problems.is_empty() {
+            effective.spec
         } else {
             let without_analysis = RolloutSpec {
                 analysis: None,
@@ -357,11 +342,11 @@ impl Request<'_> {
             };
             let recorded = resolve(self.subject(&without_analysis), &nothing, defaults);
             let analysis = self.state.release_analysis.as_ref();
-            Parts {
+            RolloutSpec {
                 analysis: analysis.and_then(|analysis| {
                     serde_json::from_value(analysis.spec.as_value().clone()).ok()
                 }),
-                ..parts_of(&recorded.spec)
+                ..recorded.spec
             }
         };
         let policies = self.state.release_policies.clone();
@@ -380,7 +365,8 @@ impl Request<'_> {
             }
         };
         let guardrails = (guardrails, recorded.clone());
-        resolution(inputs, parts, None, policies, guardrails, effective)
+        let origins = effective.guardrail_origins;
+        resolution(inputs, spec, None, policies, guardrails, origins)
     }
 
     /// Why it is not known which policies apply.
@@ -410,34 +396,21 @@ impl Request<'_> {
     }
 }
 
-fn parts_of(spec: &RolloutSpec) -> Parts {
-    Parts {
-        progress_deadline_seconds: spec.progress_deadline_seconds,
-        progress_deadline_abort: spec.progress_deadline_abort,
-        rollback_window: spec.rollback_window.clone(),
-        strategy: spec.strategy.clone(),
-        analysis: spec.analysis.clone(),
-    }
-}
-
 fn resolution(
     inputs: u64,
-    parts: Parts,
+    spec: RolloutSpec,
     problem: Option<PolicyProblem>,
     policies: Vec<ReleasePolicy>,
     (guardrails, guardrails_of_release): (Guardrails, Option<AnalysisDocument>),
-    effective: Effective,
+    guardrail_origins: GuardrailOrigins,
 ) -> Resolution {
     let mut hasher = DefaultHasher::new();
     let json = |value: serde_json::Result<String>| value.unwrap_or_default();
-    json(serde_json::to_string(&parts.strategy)).hash(&mut hasher);
-    json(serde_json::to_string(&parts.analysis)).hash(&mut hasher);
-    let window = parts.rollback_window.as_ref();
+    json(serde_json::to_string(&spec.strategy)).hash(&mut hasher);
+    json(serde_json::to_string(&spec.analysis)).hash(&mut hasher);
+    let window = spec.rollback_window.as_ref();
     let window = window.map(|window| window.revisions);
-    let deadline = (
-        parts.progress_deadline_seconds,
-        parts.progress_deadline_abort,
-    );
+    let deadline = (spec.progress_deadline_seconds, spec.progress_deadline_abort);
     (deadline, window).hash(&mut hasher);
     problem
         .as_ref()
@@ -445,14 +418,14 @@ fn resolution(
         .hash(&mut hasher);
     Resolution {
         inputs,
-        parts: Some(parts),
+        spec: Arc::new(spec),
         view: Arc::new(PolicyView {
             version: hasher.finish(),
             problem,
             policies,
             guardrails: shared_guardrails(guardrails),
             guardrails_of_release,
-            guardrail_origins: effective.guardrail_origins,
+            guardrail_origins,
         }),
     }
 }

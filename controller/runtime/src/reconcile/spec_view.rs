@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serin_core::blue_green::keep_strategy;
 use serin_core::hold::HoldCode;
 use serin_core::observed::ReplicasSource;
 use serin_core::plan::Plan;
@@ -34,6 +35,8 @@ pub(super) struct SpecView<'a> {
     pub spec_replicas: u32,
     /// Who set `spec.replicas`.
     pub replicas_source: ReplicasSource,
+    /// Whether the release in progress keeps its strategy although the spec has another one.
+    pub keeps_strategy: bool,
     /// The hash of the plan. `None` if it is not the plan of the spec.
     pub hash: Option<String>,
     /// Why the spec is invalid.
@@ -83,7 +86,8 @@ impl<'a> SpecView<'a> {
                 let mut plan = plan.clone();
                 let spec_replicas = plan.replicas;
                 plan.replicas = effective(spec_replicas, rollout.replicas_source, state, now);
-                let hash = if plan.replicas == spec_replicas {
+                let keeps_strategy = keep_strategy(&mut plan, state, now);
+                let hash = if plan.replicas == spec_replicas && !keeps_strategy {
                     planned.plan_hash.clone()
                 } else {
                     plan_hash(&plan)
@@ -93,6 +97,7 @@ impl<'a> SpecView<'a> {
                     plan: Some(plan),
                     spec_replicas,
                     replicas_source: rollout.replicas_source,
+                    keeps_strategy,
                     hash: Some(hash),
                     problem: None,
                     policy_problem: None,
@@ -118,6 +123,7 @@ impl<'a> SpecView<'a> {
             spec_replicas: plan.as_ref().map_or(0, |plan| plan.replicas),
             plan,
             replicas_source: rollout.replicas_source,
+            keeps_strategy: false,
             hash: None,
             problem: Some(problem),
             policy_problem: None,
@@ -147,6 +153,7 @@ impl<'a> SpecView<'a> {
             spec,
             spec_replicas,
             replicas_source: rollout.replicas_source,
+            keeps_strategy: false,
             hash: Some(plan_hash(&plan)),
             plan: Some(plan),
             problem: None,

@@ -31,7 +31,7 @@ pub fn with_serin_labels(spec: &RolloutSpec, rollout: &str, revision: &str) -> V
         ROLLOUT_LABEL: rollout, REVISION_LABEL: revision, POD_TEMPLATE_HASH_LABEL: revision,
     });
     json_patch::merge(&mut template, &json!({"metadata": {"labels": labels}}));
-    if let Some(spec) = &spec.strategy.canary.anti_affinity {
+    if let Some(spec) = &spec.strategy.as_canary().anti_affinity {
         anti_affinity::add(&mut template, spec, rollout, revision);
     }
     template
@@ -265,7 +265,8 @@ mod tests {
         let mut spec = spec(&written);
         let bare = normalized(&with_serin_labels(&spec, "checkout", "abc"));
         let anti_affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": {}});
-        spec.strategy.canary.anti_affinity = Some(serde_json::from_value(anti_affinity).unwrap());
+        let canary = spec.strategy.canary.as_mut().unwrap();
+        canary.anti_affinity = Some(serde_json::from_value(anti_affinity).unwrap());
         let ours = with_serin_labels(&spec, "checkout", "abc");
         assert!(ours.pointer("/spec/affinity/podAntiAffinity").is_some());
         assert_eq!(normalized(&ours), bare);

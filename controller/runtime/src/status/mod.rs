@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use serde_json::Value;
+use serin_core::blue_green::switched_share;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Stage, State};
@@ -284,6 +285,9 @@ fn summary(inputs: &StatusInputs<'_>) -> SummaryStatus {
     let weight = match inputs.state.stage {
         Stage::FirstDeploy => None,
         _ if inputs.plan.routing().is_some() => Some(routed_weight(inputs)),
+        _ if inputs.plan.switches_service() => {
+            Some(switched_share(inputs.observed).to_string().into())
+        }
         _ => Some(inputs.state.weights.desired.to_string().into()),
     };
     SummaryStatus {

@@ -95,6 +95,7 @@ fn state(stage: Stage, text: &str) -> State {
         result: ReleaseResult::Superseded,
         at: now(),
         message: text.into(),
+        replaced: Some(revision(number)),
     };
     let handled = |number| HandledCommand {
         uid: format!("{number:0>36}"),

@@ -70,6 +70,7 @@ fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
         spec_replicas: 4,
         replicas_source: serin_core::observed::ReplicasSource::Declared,
         plan_hash: None,
+        keeps_strategy: false,
         spec_analysis: None,
         target_revision: state.current_revision.clone(),
         replica_sets: std::collections::BTreeMap::new(),

@@ -78,12 +78,12 @@ fn fill_in(
     template: Value,
     selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
     min_ready_seconds: Option<i64>,
-) -> Result<Box<RolloutSpec>, String> {
+) -> Result<Arc<RolloutSpec>, String> {
     check_template_size(&serde_json::json!({"template": template})).map_err(of_template)?;
     let mut template: PodTemplate = from_value(template).map_err(of_template)?;
     template.is_of_deployment = true;
     let seconds = min_ready_seconds.and_then(|seconds| i32::try_from(seconds).ok());
-    Ok(Box::new(RolloutSpec {
+    Ok(Arc::new(RolloutSpec {
         template,
         selector,
         min_ready_seconds: spec.min_ready_seconds.or(seconds),

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use serin_fake_cluster::FakeCluster;
+use tokio::task::JoinHandle;
 
+use crate::crash::{Crash, crash_at_any_write};
 use crate::fixtures::*;
 use crate::harness::*;
 
@@ -32,57 +34,50 @@ fn has_baseline(cluster: &FakeCluster) -> bool {
     replicas_by_version(cluster, "checkout").get("v1") == Some(&6)
 }
 
+/// Whether the baseline starts, once it is known.
+struct BaselineStarted(JoinHandle<bool>);
+
 #[tokio::test(start_paused = true)]
 async fn baseline_pods_start_and_end_with_a_release_after_a_crash_at_any_write() {
-    let mut most_writes = 0;
-    for writes in 1..60 {
-        let cluster = FakeCluster::new(700 + writes);
-        let first = deploy_v1(&cluster).await;
-        let monitor = TrafficMonitor::start(&cluster, "checkout");
+    let prepare = async |cluster: &FakeCluster| {
+        let first = deploy_v1(cluster).await;
+        let monitor = TrafficMonitor::start(cluster, "checkout");
         cluster.sleep(10 * SECOND).await;
-        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
+        (first, monitor)
+    };
+    let begin = async |cluster: &FakeCluster| {
         let started = tokio::spawn({
             let cluster = cluster.clone();
             async move { cluster.wait_until(has_baseline, 5 * MINUTE).await.is_ok() }
         });
-        apply(&cluster, rollout_with_baseline("v2", timed_steps()));
-        let was_killed = cluster
-            .wait_until(|cluster| cluster.is_dead("serin-0"), 2 * MINUTE)
-            .await
-            .is_ok();
-        if was_killed {
-            most_writes = writes;
-            first.kill(&cluster);
-            cluster.sleep(3 * SECOND).await;
-            let _second = start_controller(&cluster, "serin-1");
-            wait_until_healthy(&cluster, "checkout", "v2").await;
-            cluster.sleep(30 * SECOND).await;
-            assert_eq!(
-                replicas_by_version(&cluster, "checkout"),
-                [("v1".into(), 0), ("v2".into(), 4)].into(),
-                "killed at write {writes}"
-            );
-        }
+        apply(cluster, rollout_with_baseline("v2", timed_steps()));
+        BaselineStarted(started)
+    };
+    let check = async |crash: &Crash, BaselineStarted(started): BaselineStarted| {
+        let (cluster, writes) = (&crash.cluster, crash.writes);
+        wait_until_healthy(cluster, "checkout", "v2").await;
+        cluster.sleep(30 * SECOND).await;
+        assert_eq!(
+            replicas_by_version(cluster, "checkout"),
+            [("v1".into(), 0), ("v2".into(), 4)].into(),
+            "killed at write {writes}"
+        );
         assert!(started.await.unwrap(), "killed at write {writes}");
-        monitor.finish().await;
-        if !was_killed {
-            break;
-        }
-    }
-    assert!(most_writes > 8, "{most_writes}");
+    };
+    let writes = crash_at_any_write(700, prepare, begin, check).await;
+    assert!(writes > 8, "{writes}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn baseline_pods_end_with_an_abort_after_a_crash_at_any_write() {
-    for writes in 1..8 {
-        let cluster = FakeCluster::new(800 + writes);
-        let first = deploy_v1(&cluster).await;
-        let monitor = TrafficMonitor::start(&cluster, "checkout");
+    let prepare = async |cluster: &FakeCluster| {
+        let first = deploy_v1(cluster).await;
+        let monitor = TrafficMonitor::start(cluster, "checkout");
         let paused = json!([{"setWeight": 50}, {"pause": {}}]);
-        apply(&cluster, rollout_with_baseline("v2", paused));
-        wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+        apply(cluster, rollout_with_baseline("v2", paused));
+        wait_for_position(cluster, "checkout", "Paused/Progressing/1").await;
         cluster.sleep(MINUTE).await;
-        assert!(has_baseline(&cluster));
+        assert!(has_baseline(cluster));
         let request = first.analyzer.last_request("checkout").unwrap();
         let since = request.baseline_since.unwrap();
         assert!(since < cluster.now() && request.pods_created_at.len() == 8);
@@ -91,21 +86,22 @@ async fn baseline_pods_end_with_an_abort_after_a_crash_at_any_write() {
             .values()
             .filter(|created_at| created_at.as_second() >= since.as_second());
         assert_eq!(young.count(), 4, "two of each side");
-        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
-        create_command(&cluster, "stop", "checkout", "abort");
-        cluster.sleep(10 * SECOND).await;
-        first.kill(&cluster);
-        let second = start_controller(&cluster, "serin-1");
-        let (result, message) = command_outcome(&cluster, "stop").await;
+        (first, monitor)
+    };
+    let begin = async |cluster: &FakeCluster| create_command(cluster, "stop", "checkout", "abort");
+    let check = async |crash: &Crash, ()| {
+        let (cluster, writes) = (&crash.cluster, crash.writes);
+        let (result, message) = command_outcome(cluster, "stop").await;
         assert_eq!(result, "Done", "killed at write {writes}: {message}");
         cluster.sleep(MINUTE).await;
         assert_eq!(
-            replicas_by_version(&cluster, "checkout"),
+            replicas_by_version(cluster, "checkout"),
             [("v1".into(), 4), ("v2".into(), 0)].into(),
             "killed at write {writes}"
         );
-        let request = second.analyzer.last_request("checkout");
+        let request = crash.second.analyzer.last_request("checkout");
         assert!(request.is_none_or(|request| request.baseline_since.is_none()));
-        monitor.finish().await;
-    }
+    };
+    let writes = crash_at_any_write(800, prepare, begin, check).await;
+    assert!(writes >= 5, "{writes}");
 }

@@ -5,6 +5,7 @@ use serin_core::observed::AnalysisReport;
 use serin_core::state::AbortCause;
 use serin_fake_cluster::{FakeCluster, Fault};
 
+use crate::crash::{Crash, crash_at_any_write};
 use crate::fixtures::*;
 use crate::harness::*;
 
@@ -20,96 +21,77 @@ async fn deploy_v1(cluster: &FakeCluster) -> RunningController {
     running
 }
 
-/// A controller is killed at its n-th write. The release continued by another controller must end
-/// in the same state.
+/// A release that another controller continues must end in the same state.
 #[tokio::test(start_paused = true)]
 async fn a_release_ends_in_the_same_state_after_a_crash_at_any_write() {
-    let mut most_writes = 0;
-    for writes in 1..60 {
-        let cluster = FakeCluster::new(100 + writes);
-        let first = deploy_v1(&cluster).await;
-        let monitor = TrafficMonitor::start(&cluster, "checkout");
+    let prepare = async |cluster: &FakeCluster| {
+        let first = deploy_v1(cluster).await;
+        let monitor = TrafficMonitor::start(cluster, "checkout");
         cluster.sleep(10 * SECOND).await;
-        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
-        let started_at = cluster.now();
-        apply(&cluster, routed_rollout("checkout", "v2", 4, steps()));
-        let was_killed = cluster
-            .wait_until(|cluster| cluster.is_dead("serin-0"), 2 * MINUTE)
-            .await
-            .is_ok();
-        if was_killed {
-            most_writes = writes;
-            first.kill(&cluster);
-            cluster.sleep(3 * SECOND).await;
-            let _second = start_controller(&cluster, "serin-1");
-            wait_until_healthy(&cluster, "checkout", "v2").await;
-            let took = cluster.now().duration_since(started_at).as_secs();
-            assert!(
-                (40..75).contains(&took),
-                "killed at write {writes}: no pause is skipped or restarted: {took} s"
-            );
-            cluster.sleep(15 * SECOND).await;
-            assert_eq!(
-                replicas_by_version(&cluster, "checkout"),
-                [("v1".into(), 0), ("v2".into(), 4)].into(),
-                "killed at write {writes}"
-            );
-            assert_eq!(
-                route_weights(&cluster, "checkout"),
-                (Some(1), None),
-                "killed at write {writes}"
-            );
-        }
-        monitor.finish().await;
-        if !was_killed {
-            break;
-        }
-    }
-    assert!(most_writes > 10, "{most_writes}");
+        (first, monitor)
+    };
+    let begin = async |cluster: &FakeCluster| {
+        apply(cluster, routed_rollout("checkout", "v2", 4, steps()));
+    };
+    let check = async |crash: &Crash, ()| {
+        let (cluster, writes) = (&crash.cluster, crash.writes);
+        wait_until_healthy(cluster, "checkout", "v2").await;
+        let took = cluster.now().duration_since(crash.began_at).as_secs();
+        assert!(
+            (40..75).contains(&took),
+            "killed at write {writes}: no pause is skipped or restarted: {took} s"
+        );
+        cluster.sleep(15 * SECOND).await;
+        assert_eq!(
+            replicas_by_version(cluster, "checkout"),
+            [("v1".into(), 0), ("v2".into(), 4)].into(),
+            "killed at write {writes}"
+        );
+        assert_eq!(
+            route_weights(cluster, "checkout"),
+            (Some(1), None),
+            "killed at write {writes}"
+        );
+    };
+    let writes = crash_at_any_write(100, prepare, begin, check).await;
+    assert!(writes > 10, "{writes}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_abort_survives_a_crash_at_any_write() {
-    for writes in 1..8 {
-        let cluster = FakeCluster::new(200 + writes);
-        let first = deploy_v1(&cluster).await;
-        let monitor = TrafficMonitor::start(&cluster, "checkout");
-        apply(
-            &cluster,
-            routed_rollout(
-                "checkout",
-                "v2",
-                4,
-                json!([{"setWeight": 20}, {"pause": {}}]),
-            ),
-        );
-        wait_for_position(&cluster, "checkout", "Paused/Progressing/1").await;
+    let prepare = async |cluster: &FakeCluster| {
+        let first = deploy_v1(cluster).await;
+        let monitor = TrafficMonitor::start(cluster, "checkout");
+        let paused = json!([{"setWeight": 20}, {"pause": {}}]);
+        apply(cluster, routed_rollout("checkout", "v2", 4, paused));
+        wait_for_position(cluster, "checkout", "Paused/Progressing/1").await;
         cluster.sleep(MINUTE).await;
-        cluster.kill_after_writes("serin-0", usize::try_from(writes).unwrap());
-        create_command(&cluster, "stop", "checkout", "abort");
-        cluster.sleep(10 * SECOND).await;
-        first.kill(&cluster);
-        let _second = start_controller(&cluster, "serin-1");
-        let (result, message) = command_outcome(&cluster, "stop").await;
+        (first, monitor)
+    };
+    let begin = async |cluster: &FakeCluster| create_command(cluster, "stop", "checkout", "abort");
+    let check = async |crash: &Crash, ()| {
+        let (cluster, writes) = (&crash.cluster, crash.writes);
+        let (result, message) = command_outcome(cluster, "stop").await;
         assert_eq!(result, "Done", "killed at write {writes}: {message}");
         cluster.sleep(MINUTE).await;
         assert_eq!(
-            position(&cluster, "checkout"),
+            position(cluster, "checkout"),
             "Degraded/Aborted",
             "killed at write {writes}"
         );
         assert_eq!(
-            route_weights(&cluster, "checkout"),
+            route_weights(cluster, "checkout"),
             (Some(1), None),
             "killed at write {writes}"
         );
         assert_eq!(
-            replicas_by_version(&cluster, "checkout"),
+            replicas_by_version(cluster, "checkout"),
             [("v1".into(), 4), ("v2".into(), 0)].into(),
             "killed at write {writes}"
         );
-        monitor.finish().await;
-    }
+    };
+    let writes = crash_at_any_write(200, prepare, begin, check).await;
+    assert!(writes >= 5, "{writes}");
 }
 
 #[tokio::test(start_paused = true)]

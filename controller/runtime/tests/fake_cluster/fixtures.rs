@@ -1,7 +1,9 @@
 //! Objects that the tests create.
 
 use serde_json::{Value, json};
+use serin_core::plan::RouteKind;
 use serin_fake_cluster::FakeCluster;
+use serin_traffic::Router;
 
 use crate::harness::SHOP;
 
@@ -59,6 +61,88 @@ pub fn http_route(name: &str) -> Value {
             ],
         },
     })
+}
+
+/// A Rollout with a route of this kind, of the same name.
+pub fn rollout_of_kind(
+    router: &dyn Router,
+    name: &str,
+    version: &str,
+    replicas: u32,
+    steps: Value,
+) -> Value {
+    let mut rollout = unrouted_rollout(name, version, replicas, steps);
+    let named = json!([{"name": name}]);
+    rollout["spec"]["strategy"]["canary"]["trafficRouting"] = match router.route_kind() {
+        RouteKind::HttpRoute => json!({"gatewayAPI": {"httpRoutes": named}}),
+        RouteKind::GrpcRoute => json!({"gatewayAPI": {"grpcRoutes": named}}),
+        RouteKind::TlsRoute => json!({"gatewayAPI": {"tlsRoutes": named}}),
+        RouteKind::TcpRoute => json!({"gatewayAPI": {"tcpRoutes": named}}),
+        RouteKind::VirtualService => json!({"istio": {"virtualServices": named}}),
+        RouteKind::Ingress => json!({"nginx": {"canaryIngress": name}}),
+        RouteKind::TraefikService => json!({"traefik": {"traefikServices": named}}),
+        RouteKind::HttpProxy => json!({"contour": {"httpProxies": named}}),
+        RouteKind::ApisixRoute => json!({"apisix": {"apisixRoutes": named}}),
+    };
+    rollout
+}
+
+/// A route of this kind as a user writes it, with two rules. The first does not reference the
+/// Rollout.
+pub fn route_of_kind(router: &dyn Router, name: &str) -> Value {
+    let spec = match router.route_kind() {
+        RouteKind::HttpRoute => return http_route(name),
+        RouteKind::GrpcRoute | RouteKind::TlsRoute | RouteKind::TcpRoute => json!({
+            "parentRefs": [{"name": "gateway"}],
+            "rules": [
+                {"backendRefs": [{"name": "static", "port": 80}]},
+                {"backendRefs": [{"name": name, "port": 80}]},
+            ],
+        }),
+        RouteKind::VirtualService => json!({
+            "hosts": [format!("{name}.example")],
+            "http": [
+                {"name": "static", "route": [{"destination": {"host": "static"}}]},
+                {"route": [{"destination": {"host": format!("{name}.{SHOP}.svc.cluster.local")}}]},
+            ],
+        }),
+        RouteKind::Ingress => canary_ingress_spec(name),
+        RouteKind::TraefikService => {
+            json!({"weighted": {"services": [{"name": name, "port": 80}]}})
+        }
+        RouteKind::HttpProxy => json!({
+            "virtualhost": {"fqdn": format!("{name}.example")},
+            "routes": [
+                {"conditions": [{"prefix": "/static"}], "services": [{"name": "static", "port": 80}]},
+                {"services": [{"name": name, "port": 80}]},
+            ],
+        }),
+        RouteKind::ApisixRoute => json!({
+            "http": [
+                {"name": "static", "match": {"paths": ["/static/*"]},
+                 "backends": [{"serviceName": "static", "servicePort": 80}]},
+                {"name": "api", "match": {"paths": ["/*"]},
+                 "backends": [{"serviceName": name, "servicePort": 80}]},
+            ],
+        }),
+    };
+    let mut metadata = json!({"name": name, "namespace": SHOP});
+    if router.route_kind() == RouteKind::Ingress {
+        metadata["annotations"] = json!({"nginx.ingress.kubernetes.io/canary": "true"});
+    }
+    json!({
+        "apiVersion": format!("{}/{}", router.group(), router.versions()[0]),
+        "kind": router.kind(),
+        "metadata": metadata,
+        "spec": spec,
+    })
+}
+
+/// The Ingress of the canary Service. The main Ingress is a different object, which is not changed.
+fn canary_ingress_spec(name: &str) -> Value {
+    let service = json!({"name": format!("{name}-canary"), "port": {"number": 80}});
+    let path = json!({"path": "/", "pathType": "Prefix", "backend": {"service": service}});
+    json!({"rules": [{"host": format!("{name}.example"), "http": {"paths": [path]}}]})
 }
 
 /// A stable Service that the user created.

@@ -351,3 +351,67 @@ async fn the_first_revision_waits_for_the_guardrails_as_well() {
     wait_until_healthy(&cluster, "checkout", "v2").await;
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_in_a_version_that_serin_does_not_read_is_no_pass_and_its_versions_are_named() {
+    let cluster = FakeCluster::new(1512);
+    let running = start(&cluster, json!({"vulnerabilities": {"mode": "Enforce"}})).await;
+    let (group, plural) = ("aquasecurity.github.io", "vulnerabilityreports");
+    apply(
+        &cluster,
+        definition(group, "v2", "VulnerabilityReport", plural),
+    );
+    apply(&cluster, rollout("v2"));
+    wait_for_hold(&cluster, HoldCode::GuardrailUnknown).await;
+    let message = message(&cluster);
+    for part in ["the cluster serves", "in v2, and Serin reads v1alpha1"] {
+        assert!(message.contains(part), "{message}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_in_another_namespace_that_selects_the_pods_counts() {
+    let cluster = FakeCluster::new(1513);
+    let (group, plural) = ("monitoring.coreos.com", "podmonitors");
+    apply(&cluster, definition(group, "v1", "PodMonitor", plural));
+    let running = start(&cluster, json!({"observability": {"mode": "Enforce"}})).await;
+    apply(&cluster, rollout("v2"));
+    wait_for_hold(&cluster, HoldCode::NotObserved).await;
+    apply(
+        &cluster,
+        json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor",
+            "metadata": {"name": "all", "namespace": "monitoring"},
+            "spec": {
+                "namespaceSelector": {"any": true}, "selector": {},
+                "podMetricsEndpoints": [{"portNumber": 8080}],
+            },
+        }),
+    );
+    wait_until_healthy(&cluster, "checkout", "v2").await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_holds_a_release_is_read_soon_again_after_something_has_changed() {
+    let cluster = FakeCluster::new(1514);
+    serve_network_policies(&cluster);
+    let guardrails = json!({"networkPolicy": {"mode": "Enforce", "defaultDeny": true}});
+    let running = start(&cluster, guardrails).await;
+    apply(&cluster, rollout("v2"));
+    wait_for_hold(&cluster, HoldCode::NetworkPolicyMissing).await;
+    assert!(message(&cluster).contains("no network policy restricts"));
+    // By now it is read once a minute.
+    cluster.sleep(10 * MINUTE).await;
+    let mut allowing = network_policy();
+    allowing["spec"]["ingress"] = json!([{"ports": [{"port": 8080}]}]);
+    apply(&cluster, allowing);
+    let is_changed =
+        |cluster: &FakeCluster| message(cluster).contains("no policy denies ingress traffic");
+    cluster.wait_until(is_changed, 2 * MINUTE).await.unwrap();
+    apply(&cluster, network_policy());
+    let is_met = |cluster: &FakeCluster| !codes(cluster).contains(&HoldCode::NetworkPolicyMissing);
+    cluster.wait_until(is_met, 10 * SECOND).await.unwrap();
+    running.stop().await;
+}

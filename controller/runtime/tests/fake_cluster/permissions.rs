@@ -10,6 +10,7 @@ use serde_json::json;
 use serin_crds::{Rollout, RolloutCommand};
 use serin_fake_cluster::{FakeCluster, Fault, PodBehavior, RequestRecord};
 use serin_guardrails::facts::Source;
+use serin_traffic::{ROUTERS, Router};
 
 use crate::fixtures::*;
 use crate::harness::*;
@@ -156,9 +157,39 @@ async fn run_varied_releases(cluster: &FakeCluster) -> RunningController {
     orphan_and_recreate(cluster, rollout("v2")).await;
     start_pods_without_containers(cluster, rollout("v3")).await;
     cluster.delete::<Rollout>(SHOP, "checkout").unwrap();
+    release_through_every_kind_of_route(cluster).await;
     cluster.sleep(MINUTE).await;
     take_over_and_give_back(cluster).await;
     running
+}
+
+/// Releases through a route of every kind, side by side. The first write of each route conflicts, so
+/// that it is read again.
+async fn release_through_every_kind_of_route(cluster: &FakeCluster) {
+    let name = |router: &dyn Router| router.kind().to_lowercase();
+    let release = |version: &str| {
+        for router in ROUTERS {
+            let steps = json!([{"setWeight": 20}]);
+            apply(
+                cluster,
+                rollout_of_kind(*router, &name(*router), version, 1, steps),
+            );
+        }
+    };
+    for router in ROUTERS {
+        apply(cluster, route_of_kind(*router, &name(*router)));
+    }
+    release("v1");
+    for router in ROUTERS {
+        wait_until_healthy(cluster, &name(*router), "v1").await;
+        let conflict = Fault::on("patch", router.plural()).named(&name(*router));
+        cluster.inject(conflict.status(409));
+    }
+    release("v2");
+    for router in ROUTERS {
+        wait_until_healthy(cluster, &name(*router), "v2").await;
+        cluster.delete::<Rollout>(SHOP, &name(*router)).unwrap();
+    }
 }
 
 /// Takes over a Deployment, which is deleted and created again.
@@ -217,6 +248,67 @@ async fn the_role_of_the_chart_contains_exactly_what_the_controller_uses() {
     assert!(missing.is_empty(), "not granted: {missing:?}");
     assert!(unused.is_empty(), "never used: {unused:?}");
     running.stop().await;
+}
+
+/// The templates of the chart with a list of the kinds of route besides the Role of the controller.
+const ROUTE_LISTS: [(&str, &str); 4] = [
+    ("_helpers.tpl", HELPERS),
+    (
+        "user-roles.yaml",
+        include_str!("../../../../charts/serin/templates/user-roles.yaml"),
+    ),
+    (
+        "admission-controller.yaml",
+        include_str!("../../../../charts/serin/templates/admission-controller.yaml"),
+    ),
+    (
+        "admission-authors.yaml",
+        include_str!("../../../../charts/serin/templates/admission-authors.yaml"),
+    ),
+];
+
+/// The plurals in `text` of each list of resources behind the API group.
+fn resources_of_group(text: &str, group: &str) -> Vec<BTreeSet<String>> {
+    let rule = format!("apiGroups: [{group}]");
+    let lists = text.split(&rule).skip(1);
+    let resources = lists.filter_map(|rest| {
+        let (_, list) = rest.split_once("resources: [")?;
+        Some(list.split_once(']')?.0)
+    });
+    resources
+        .map(|list| list.split(", ").map(str::to_owned).collect())
+        .collect()
+}
+
+#[test]
+fn every_list_of_routes_in_the_chart_names_the_kinds_of_all_routers() {
+    let groups: BTreeSet<&str> = ROUTERS.iter().map(|router| router.group()).collect();
+    for group in groups {
+        let of_group = ROUTERS.iter().filter(|router| router.group() == group);
+        let plurals: BTreeSet<String> = of_group.map(|router| router.plural().to_owned()).collect();
+        for (file, text) in &ROUTE_LISTS[..3] {
+            let lists = resources_of_group(text, group);
+            assert!(!lists.is_empty(), "{file} has no rule for {group}");
+            for list in lists {
+                assert_eq!(list, plurals, "{file}");
+            }
+        }
+    }
+    let (file, authors) = ROUTE_LISTS[3];
+    for router in ROUTERS {
+        let route = format!(
+            "['{}', '{}', '{}', ",
+            router.group(),
+            router.plural(),
+            router.kind()
+        );
+        let new_and_old = authors.matches(&route).count();
+        assert!(
+            new_and_old >= 2,
+            "{file} does not authorize {}",
+            router.kind()
+        );
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn check(text: &str, result: &[f64]) -> Result<(), TestCaseError> {
         prop_assert!(
             !matches!(
                 value,
-                Err(EvaluationError::OutOfSteps | EvaluationError::WrongType)
+                Err(EvaluationError::OutOfSteps | EvaluationError::WrongType(_))
             ),
             "{value:?}"
         );

@@ -1,13 +1,55 @@
-//! Which operands an operator takes.
+//! The types of a condition, and which operands an operator takes.
 
-use super::expression::{Arithmetic, BOOL, Comparison, Expression, ScalarType, Type};
+use crate::expression::{Arithmetic, Comparison};
 
-pub(super) fn require_bool(
-    expression: &Expression,
-    operator: &str,
-    position: usize,
-) -> Result<(), String> {
-    if expression.kind == BOOL {
+/// Type of a single value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScalarType {
+    Integer,
+    Double,
+    Bool,
+}
+
+impl ScalarType {
+    pub(super) fn is_number(self) -> bool {
+        self != Self::Bool
+    }
+
+    /// The name with an article, for messages.
+    pub(super) fn describe(self) -> &'static str {
+        match self {
+            Self::Integer => "an integer",
+            Self::Double => "a double",
+            Self::Bool => "a boolean",
+        }
+    }
+}
+
+/// Type of an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Scalar(ScalarType),
+    List {
+        item: ScalarType,
+        /// Maximum number of values.
+        max_length: usize,
+    },
+}
+
+pub(super) const BOOL: Type = Type::Scalar(ScalarType::Bool);
+
+impl Type {
+    /// The number of values that a loop over this type reads, at most.
+    pub(super) fn max_length(self) -> usize {
+        match self {
+            Self::Scalar(_) => 1,
+            Self::List { max_length, .. } => max_length,
+        }
+    }
+}
+
+pub(super) fn require_bool(kind: Type, operator: &str, position: usize) -> Result<(), String> {
+    if kind == BOOL {
         Ok(())
     } else {
         Err(format!(

@@ -8,6 +8,7 @@ use crate::env::Env;
 
 pub mod admission;
 pub mod analysis;
+pub mod blue_green;
 pub mod changes_during_release;
 pub mod chart;
 pub mod commands;
@@ -15,6 +16,10 @@ pub mod complete_releases;
 pub mod earlier_revisions;
 pub mod example_manifests;
 pub mod gateway_api_installation;
+pub mod guardrail_exceptions;
+pub mod guardrail_kinds;
+pub mod guardrail_pods;
+pub mod guardrails;
 pub mod hostile_input;
 pub mod invalid_specs;
 pub mod kill_proof;
@@ -22,6 +27,8 @@ pub mod lifecycle;
 pub mod outages;
 pub mod ownership;
 pub mod pod_problems;
+pub mod policies;
+pub mod policy_edits;
 pub mod progress_deadline;
 pub mod prometheus_faults;
 pub mod request_attribution;
@@ -85,6 +92,12 @@ cases! {
     Shared: analysis::the_latency_guard_holds_a_slower_canary_below_the_threshold,
     Shared: analysis::a_failing_check_rolls_back_a_release_that_meets_its_objective,
     Shared: pod_problems::a_canary_that_cannot_run_names_the_cause_and_a_fix,
+    Shared: policies::a_ten_line_rollout_under_the_shipped_policies_is_a_guarded_release,
+    Shared: guardrail_pods::guardrails_on_pods_let_no_request_reach_a_release,
+    Shared: guardrail_kinds::kinds_of_guardrails_may_appear_disappear_and_change_their_version,
+    Shared: guardrails::guardrails_on_objects_let_the_release_go_on_once_they_exist,
+    Shared: guardrails::guardrails_on_the_template_hold_a_release_before_its_first_pod,
+    Shared: policies::mistakes_in_policies_and_guardrails_hold_the_next_release_and_say_where,
     Shared: lifecycle::status_until_done_waits_for_the_new_revision,
     Shared: earlier_revisions::earlier_restarts_do_not_block_a_rollback_to_the_previous_revision,
     Shared: request_attribution::services_with_ambiguous_metric_names_are_held_and_reported,
@@ -113,7 +126,13 @@ cases! {
     Shared: ownership::a_rollout_takes_over_the_service_of_a_running_deployment_without_loss,
     Shared: invalid_specs::a_rollout_with_an_invalid_spec_can_be_aborted,
     Shared: changes_during_release::an_equivalent_template_does_not_start_a_release,
+    Shared: guardrail_exceptions::an_exception_from_guardrails_needs_the_verb_except,
+    Shared: guardrail_kinds::guardrails_name_what_pod_security_refuses_without_a_label_for_warnings,
+    Exclusive: blue_green::ten_switches_of_the_service_and_back_lose_no_request,
+    Exclusive: blue_green::ten_switches_of_the_route_and_back_lose_no_request,
+    Exclusive: blue_green::the_strategy_of_a_live_rollout_changes_without_loss,
     Exclusive: complete_releases::five_releases_under_load_end_as_expected,
+    Exclusive: policy_edits::one_edit_of_guardrails_reaches_fifty_rollouts_without_a_burst,
     Exclusive: example_manifests::every_example_manifest_is_accepted,
     Alone: chart::the_chart_installs_a_working_controller,
     Alone: admission::the_policies_limit_authors_commands_and_the_controller,

@@ -196,6 +196,71 @@ async fn a_canary_that_fails_during_the_bake_is_compared_with_the_previous_stabl
     );
 }
 
+#[tokio::test]
+async fn a_preview_without_traffic_is_checked() {
+    let prometheus = start_prometheus(&TrafficScenario::default()).await;
+    prometheus.set_values(QUERY, &[12.0]);
+    let mut request = request_with_check(&json!({"phase": "beforePromotion"}));
+    request.analysis.warm_up = Some("1s".into());
+    let running = start_manager(&prometheus, start());
+    running.manager.start_or_update(AnalysisRequest {
+        weight: Weight::ZERO,
+        is_blue_green: true,
+        phase: ReleasePhase::Preview,
+        ..request
+    });
+    let succeeded = |snapshot: &AnalysisSnapshot| {
+        let satisfied = &snapshot.report.satisfied;
+        satisfied.weight.is_zero() && satisfied.requirements.checks.contains("queue")
+    };
+    running.wait_until("a success", succeeded).await;
+}
+
+#[tokio::test]
+async fn after_a_switch_the_new_revision_is_compared_with_the_error_rate_before_it() {
+    let scenario = TrafficScenario {
+        canary: (300.0, 9.0),
+        bad_from_seconds: 200,
+        until_seconds: 400,
+        ..TrafficScenario::default()
+    };
+    let prometheus = start_prometheus(&scenario).await;
+    prometheus.set_values(QUERY, &[12.0]);
+    let request = AnalysisRequest {
+        is_blue_green: true,
+        ..request_with_check(&json!({"dryRun": true}))
+    };
+    let running = resume_at(&prometheus, &request, 190).await;
+    running.wait_for_evidence_until(180).await;
+    let baking = AnalysisRequest {
+        weight: Weight::FULL,
+        phase: ReleasePhase::Bake,
+        ..request
+    };
+    running.manager.start_or_update(baking.clone());
+    let begun = |snapshot: &AnalysisSnapshot| {
+        let checkpoint = snapshot.checkpoint.as_ref();
+        checkpoint.is_some_and(|at| at.checkpoint["phase"][0] == "bake")
+    };
+    let begun = running.wait_until("the bake", begun).await.checkpoint;
+    let running = start_manager(&prometheus, at(300));
+    running.manager.start_or_update(AnalysisRequest {
+        resume_from: begun,
+        ..baking
+    });
+    let is_breached = |snapshot: &AnalysisSnapshot| snapshot.report.kind() == ReportKind::Breach;
+    let snapshot = running.wait_until("a rollback", is_breached).await;
+    let Some(Breach { cause, message }) = &snapshot.report.breach else {
+        panic!()
+    };
+    assert_eq!(*cause, AbortCause::Evidence);
+    let says = |text: &str| message.contains(text);
+    assert!(
+        says("the active revision before the switch") && says("a heuristic"),
+        "{message}"
+    );
+}
+
 // argo-rollouts #3258, PR #4864
 #[tokio::test]
 async fn a_check_without_objectives_is_queried_after_its_initial_delay() {

@@ -297,7 +297,7 @@ fn an_unreachable_port_is_reported_with_the_fix() {
 
 #[test]
 fn routed_ports_are_read_from_backends_in_the_same_namespace() {
-    let object = json!({"spec": {"rules": [
+    let object = json!({"metadata": {"namespace": "shop"}, "spec": {"rules": [
         {"backendRefs": [{"name": "other", "port": 1}, {"name": "shop", "port": 80}, {"name": "shop-canary", "port": 81}]},
         {"backendRefs": [{"name": "shop", "port": 9090, "namespace": "shop"}, {"name": "shop", "port": 2, "namespace": "elsewhere"}]},
         {"backendRefs": [{"name": "shop", "port": 3, "kind": "Bucket", "group": "example.com"}]},
@@ -314,11 +314,12 @@ fn routed_ports_are_read_from_backends_in_the_same_namespace() {
         backends: Vec::new(),
         other_writer: None,
     };
+    let routes = || [(RouteKind::HttpRoute, &route)].into_iter();
     assert_eq!(
-        routed_ports([&route].into_iter(), &["shop", "shop-canary"]),
+        routed_ports(routes(), &["shop", "shop-canary"]),
         [80, 81, 9090].into()
     );
-    assert!(routed_ports([&route].into_iter(), &["none"]).is_empty());
+    assert!(routed_ports(routes(), &["none"]).is_empty());
 }
 
 #[test]

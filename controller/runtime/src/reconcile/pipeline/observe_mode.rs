@@ -6,26 +6,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use serin_core::effect::Reason;
-use serin_core::guardrail::GuardrailReport;
 use serin_core::observation::{follow, record_decision};
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
 use serin_core::state::{Phase, State};
 use serin_crds::RolloutStatus;
-use serin_metrics_analysis::routes::RouteScope;
 
-use super::{StatusWrite, requeue_after, write_if_due};
+use super::report::log_reasons;
+use super::{Reconcile, requeue_after};
 use crate::cluster_cache::RolloutObject;
 use crate::dispatcher::Action;
 use crate::foreign_workload::{ForeignObjects, ForeignRequest, IDLE_INTERVAL, RELEASE_INTERVAL};
 use crate::journal::Attempt;
 use crate::local_state::LocalState;
 use crate::observe::{ObserveInputs, Snapshot, observe};
-use crate::reconcile::analysis::{self, AnalysisOutcome};
+use crate::reconcile::analysis::AnalysisOutcome;
 use crate::reconcile::api_writer::with_timeout;
-use crate::reconcile::position::changes_position;
 use crate::reconcile::spec_view::{PlanSource, SpecView};
 use crate::reconcile::{Context, ReconcileError, degraded, workload};
 use crate::status::{self, StatusInputs};
@@ -57,16 +53,20 @@ pub(super) async fn run(
         let action = reported.await?;
         return Ok(spec_view.recheck_after.map_or(action, Action::Requeue));
     };
-    degraded::refuse_commands(context, &rollout, REFUSAL).await?;
+    let next_commands = degraded::refuse_commands(context, &rollout, REFUSAL).await?;
     let objects = read_objects(context, &rollout, &spec_view, &plan, local).await?;
-    let observing = ObserveMode {
+    let snapshot = Snapshot::from_cache(&context.cache, &rollout.key(), rollout.uid(), Some(&plan));
+    let mut reconcile = Reconcile {
         context,
         rollout: &rollout,
-        spec_view: &spec_view,
-        plan: &plan,
+        status: &rollout.status,
+        spec_view,
+        plan,
+        snapshot,
         now,
     };
-    Box::pin(observing.report(state, objects, local)).await
+    let next = Box::pin(reconcile.follow(state, objects, local)).await?;
+    Ok(requeue_after([next, next_commands]))
 }
 
 /// A Rollout with pods of its own cannot leave them.
@@ -94,7 +94,7 @@ pub(super) fn without_observation(
     // The next write replaces the whole status.
     local.is_status_known = false;
     Arc::new(RolloutObject {
-        status: Box::default(),
+        status: Arc::default(),
         ..(*rollout).clone()
     })
 }
@@ -136,146 +136,67 @@ const fn interval(state: &State) -> Duration {
     }
 }
 
-struct ObserveMode<'a> {
-    context: &'a Context,
-    rollout: &'a Arc<RolloutObject>,
-    spec_view: &'a SpecView<'a>,
-    plan: &'a Plan,
-    now: Timestamp,
-}
-
-impl ObserveMode<'_> {
-    /// Follows the other controller and writes the status.
-    async fn report(
-        &self,
+impl Reconcile<'_> {
+    /// Follows the other controller and writes the status. Returns when to reconcile again.
+    async fn follow(
+        &mut self,
         before: State,
         objects: Result<ForeignObjects, String>,
         local: &mut LocalState,
-    ) -> Result<Action, ReconcileError> {
-        let (context, rollout, now) = (self.context, self.rollout, self.now);
+    ) -> Result<Option<Duration>, ReconcileError> {
         let mut state = before.clone();
-        state.observed_generation = rollout.generation();
-        let mut reasons = Vec::new();
-        let key = rollout.key();
-        let mut snapshot =
-            Snapshot::from_cache(&context.cache, &key, rollout.uid(), Some(self.plan));
-        let problem = match objects {
+        state.observed_generation = self.rollout.generation();
+        let (mut reasons, problem) = match objects {
             Ok(objects) => {
-                reasons = follow(&mut state, &objects.workload, now);
-                snapshot.replica_sets = objects.replica_sets;
-                snapshot.pods = objects.pods;
-                None
+                self.snapshot.replica_sets = objects.replica_sets;
+                self.snapshot.pods = objects.pods;
+                (follow(&mut state, &objects.workload, self.now), None)
             }
-            Err(problem) => Some(problem),
+            Err(problem) => (Vec::new(), Some(problem)),
         };
-        let (observed, outcome) = self.analyze(&state, &snapshot, problem.is_none(), local);
-        match problem {
-            None => reasons.extend(record_decision(&mut state, &observed, self.plan, now)),
-            Some(problem) => {
-                state.phase = Phase::Degraded;
-                state.message = format!("cannot observe: {problem}").into();
-            }
-        }
-        log_reasons(&reasons);
-        let is_moved = changes_position(&before, &state);
-        let next = self.status(&state, &observed, &snapshot, &outcome);
-        let newest = Arc::clone(rollout);
-        let written = write_if_due(context, newest, &rollout.status, &next, is_moved, local);
-        let (newest, written) = written.await?;
-        let wait = match written {
-            StatusWrite::Done => None,
-            StatusWrite::Deferred(wait) => wait,
-        };
-        let revision = state.current_revision.as_ref();
-        let position = format!("observed {:?} {revision:?}", state.stage);
-        let is_written = written == StatusWrite::Done && is_moved;
-        let dedup = &mut local.event_dedup;
-        context
-            .events
-            .publish(&newest, &reasons, &position, is_written, dedup);
-        let recheck = self.spec_view.recheck_after;
-        Ok(requeue_after([wait, Some(interval(&state)), recheck]))
-    }
-
-    fn analyze(
-        &self,
-        state: &State,
-        snapshot: &Snapshot,
-        is_observed: bool,
-        local: &mut LocalState,
-    ) -> (Observed, AnalysisOutcome) {
         let inputs = ObserveInputs {
-            generation: self.rollout.generation(),
-            spec_problem: None,
-            spec_replicas: self.spec_view.spec_replicas,
-            replicas_source: self.spec_view.replicas_source,
-            plan_hash: None,
-            spec_analysis: None,
             target: state.current_revision.clone(),
-            analysis: None,
-            guardrails: GuardrailReport::default(),
             incompatible_state: None,
-            is_quarantined: false,
-            state: state.clone(),
+            ..self.observe_inputs(state.clone())
         };
         let times = &mut local.observation_times;
-        let mut observed = observe(snapshot, self.plan, inputs, times, self.now);
-        let status = &self.rollout.status;
-        if !is_observed {
-            return (observed, AnalysisOutcome::without_analysis(status, state));
-        }
-        let outcome = analysis::analyze(
-            &analysis::AnalysisInputs {
-                analyzer: self.context.analyzer.as_ref(),
-                rollout: self.rollout,
-                spec: self.spec_view.spec,
-                status,
-                plan: self.plan,
-                observed: &observed,
-                snapshot,
-                cache: &self.context.cache,
-                route_scope: if self.context.watches_all_namespaces {
-                    RouteScope::AllNamespaces
-                } else {
-                    RouteScope::OwnNamespace
-                },
-            },
-            local,
-        );
-        observed.analysis.clone_from(&outcome.report);
-        (observed, outcome)
+        let mut observed = observe(&self.snapshot, &self.plan, inputs, times, self.now);
+        let analysis = match problem {
+            None => {
+                let analysis = self.analyze(&self.plan, &mut observed, local);
+                reasons.extend(record_decision(&mut state, &observed, &self.plan, self.now));
+                analysis
+            }
+            Some(problem) => {
+                let analysis = AnalysisOutcome::without_analysis(self.status, &state);
+                state.phase = Phase::Degraded;
+                state.message = format!("cannot observe: {problem}").into();
+                analysis
+            }
+        };
+        log_reasons(&reasons);
+        let next = self.status_of_observation(&state, &observed, &analysis);
+        let newest = Arc::clone(self.rollout);
+        let written = self.write_status(newest, &before, &next, local).await?;
+        self.publish_events(&written, &state, &reasons, local);
+        let recheck = self.spec_view.recheck_after;
+        let waits = [written.due_in, Some(interval(&state)), recheck];
+        Ok(waits.into_iter().flatten().min())
     }
 
-    fn status(
+    fn status_of_observation(
         &self,
         state: &State,
         observed: &Observed,
-        snapshot: &Snapshot,
-        outcome: &AnalysisOutcome,
+        analysis: &AnalysisOutcome,
     ) -> RolloutStatus {
         let selector = self.spec_view.spec.map(|spec| &spec.selector);
         let pods = observed.replica_sets.values().map(|set| set.current).sum();
         let inputs = StatusInputs {
-            state,
-            plan: self.plan,
-            observed,
-            counts: snapshot.counts(state.current_revision.as_ref(), pods),
+            counts: self.snapshot.counts(state.current_revision.as_ref(), pods),
             selector: selector.and_then(status::selector_string),
-            analysis: outcome.checkpoint(state, self.plan, self.now),
-            evidence_summary: outcome.summary(state),
-            evidence: outcome.evidence(state),
-            budgets: outcome.budgets(self.plan),
-            checks: outcome.checks(state),
-            original_routes: Vec::new(),
-            failing_effects: None,
-            now: self.now,
+            ..self.status_inputs(&self.plan, state, observed, analysis)
         };
-        status::status(inputs, &self.rollout.status)
-    }
-}
-
-fn log_reasons(reasons: &[Reason]) {
-    for reason in reasons {
-        tracing::info!(reason = reason.code, "{}", reason.message);
+        status::status(inputs, self.status)
     }
 }

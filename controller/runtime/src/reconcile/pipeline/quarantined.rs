@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use serin_core::decide;
-use serin_core::guardrail::GuardrailReport;
 use serin_core::state::{Stage, State};
 
 use super::{Reconcile, requeue_after};
@@ -61,23 +60,13 @@ impl Reconcile<'_> {
     ) -> Result<Action, ReconcileError> {
         let analysis = AnalysisOutcome::without_analysis(self.status, &state);
         let inputs = ObserveInputs {
-            generation: self.rollout.generation(),
-            spec_problem: None,
-            spec_replicas: self.spec_view.spec_replicas,
-            replicas_source: self.spec_view.replicas_source,
-            plan_hash: None,
-            spec_analysis: None,
-            target: None,
-            analysis: None,
-            guardrails: GuardrailReport::default(),
-            incompatible_state: self.rollout.incompatibility.clone(),
             is_quarantined: true,
-            state,
+            ..self.observe_inputs(state)
         };
         let times = &mut local.observation_times;
         let observed = observe(&self.snapshot, &self.plan, inputs, times, self.now);
         let decision = decide(&self.plan, &observed, self.now)?;
-        let carried_out = Box::pin(self.carry_out(&observed, &decision, analysis, local));
+        let carried_out = Box::pin(self.carry_out(&observed, &decision, &analysis, local));
         let next = carried_out.await?;
         if decision.state.stage == Stage::Aborted {
             // Its answers may be what ended the process.

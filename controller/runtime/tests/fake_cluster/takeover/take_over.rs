@@ -25,7 +25,22 @@ async fn no_pod_is_restarted_by_a_takeover() {
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_template_of_the_deployment_is_a_release() {
-    let cluster = cluster_with_deployment(202).await;
+    release_of_a_changed_template(cluster_with_deployment(202).await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_template_of_the_deployment_is_a_release_under_a_policy() {
+    let cluster = cluster_with_deployment(212).await;
+    let defaults = json!({"progressDeadlineSeconds": 300});
+    let policy = json!({
+        "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutPolicy",
+        "metadata": {"name": "platform"}, "spec": {"defaults": defaults},
+    });
+    apply(&cluster, policy);
+    release_of_a_changed_template(cluster).await;
+}
+
+async fn release_of_a_changed_template(cluster: FakeCluster) {
     let running = start_controller(&cluster, "serin");
     apply(
         &cluster,

@@ -1,19 +1,21 @@
-//! The tokens of a condition.
+//! The tokens of an expression.
 
 use std::fmt;
 
 /// A token and the position of its first character, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Token<'a> {
     pub kind: TokenKind<'a>,
     pub position: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum TokenKind<'a> {
     /// An integer without its sign.
     Integer(u64),
     Double(f64),
+    /// Text without its quotes and escapes.
+    Text(String),
     /// A name or a keyword.
     Name(&'a str),
     Symbol(&'static str),
@@ -24,6 +26,7 @@ impl fmt::Display for TokenKind<'_> {
         match self {
             Self::Integer(number) => write!(f, "{number}"),
             Self::Double(number) => write!(f, "{number:e}"),
+            Self::Text(_) => f.write_str("text"),
             // A message contains only the start of a long name.
             Self::Name(text) => write!(f, "{text:.40}"),
             Self::Symbol(text) => f.write_str(text),
@@ -37,46 +40,59 @@ const SYMBOLS: [&str; 22] = [
     "[", "]", ".", ",",
 ];
 
-/// Splits a condition into tokens, in time and memory proportional to its length.
+/// Splits an expression into tokens, in time and memory proportional to its length.
 ///
 /// # Errors
 ///
-/// A message if the text contains something that is not CEL, or that conditions do not support.
+/// A message if the text contains something that is not CEL, or is not supported.
 pub(super) fn tokenize(text: &str) -> Result<Vec<Token<'_>>, String> {
     let mut tokens = Vec::new();
     let mut rest = text;
+    let mut position = 1;
     loop {
-        rest = skip_space_and_comments(rest);
+        let trimmed = skip_space_and_comments(rest);
+        position += rest[..rest.len() - trimmed.len()].chars().count();
+        rest = trimmed;
         let Some(first) = rest.chars().next() else {
             return Ok(tokens);
         };
-        let position = text[..text.len() - rest.len()].chars().count() + 1;
-        let is_fraction = rest.starts_with('.') && starts_with_digit(&rest[1..]);
-        let (kind, length) = if first.is_ascii_digit() || is_fraction {
-            number(rest, position)?
-        } else if first.is_ascii_alphabetic() || first == '_' {
-            let length = run_length(rest, |b| b.is_ascii_alphanumeric() || b == b'_');
-            if rest[length..].starts_with(['"', '\'']) {
-                return Err(unsupported("text", position));
-            }
-            (TokenKind::Name(&rest[..length]), length)
-        } else if let Some(symbol) = SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol)) {
-            (TokenKind::Symbol(symbol), symbol.len())
-        } else {
-            return Err(match first {
-                '"' | '\'' => unsupported("text", position),
-                '{' | '}' => unsupported("maps and messages", position),
-                '`' => unsupported("quoted names", position),
-                _ => format!("it is not CEL: unexpected {first:?} at character {position}"),
-            });
-        };
+        let (kind, length) = next_token(rest, first)
+            .map_err(|problem| format!("{problem} (at character {position})"))?;
         tokens.push(Token { kind, position });
+        position += rest[..length].chars().count();
         rest = &rest[length..];
     }
 }
 
-pub(super) fn unsupported(what: &str, position: usize) -> String {
-    format!("conditions do not support {what} (at character {position}): a result only has numbers")
+/// The first token and its length in bytes.
+fn next_token(rest: &str, first: char) -> Result<(TokenKind<'_>, usize), String> {
+    let is_fraction = rest.starts_with('.') && starts_with_digit(&rest[1..]);
+    if first.is_ascii_digit() || is_fraction {
+        return number(rest);
+    }
+    if first == '"' || first == '\'' {
+        return text(rest, first, false);
+    }
+    if first.is_ascii_alphabetic() || first == '_' {
+        let length = run_length(rest, |b| b.is_ascii_alphanumeric() || b == b'_');
+        let name = &rest[..length];
+        return match rest[length..].chars().next() {
+            Some(quote @ ('"' | '\'')) if name == "r" || name == "R" => {
+                let (kind, inner) = text(&rest[length..], quote, true)?;
+                Ok((kind, length + inner))
+            }
+            Some('"' | '\'') => Err(format!("text with the prefix {name:.40} is not supported")),
+            _ => Ok((TokenKind::Name(name), length)),
+        };
+    }
+    match SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol)) {
+        Some(symbol) => Ok((TokenKind::Symbol(symbol), symbol.len())),
+        None => Err(match first {
+            '{' | '}' => "maps and messages are not supported".to_owned(),
+            '`' => "quoted names are not supported".to_owned(),
+            _ => format!("it is not CEL: unexpected {first:?}"),
+        }),
+    }
 }
 
 /// White space as in the grammar of CEL, and comments.
@@ -103,7 +119,7 @@ fn run_length(text: &str, includes: impl Fn(u8) -> bool) -> usize {
 }
 
 /// A number without its sign, and its length in bytes.
-fn number(text: &str, position: usize) -> Result<(TokenKind<'static>, usize), String> {
+fn number(text: &str) -> Result<(TokenKind<'static>, usize), String> {
     let (kind, length) = match text.strip_prefix("0x") {
         Some(hexadecimal) if hexadecimal.starts_with(|c: char| c.is_ascii_hexdigit()) => {
             let digits = run_length(hexadecimal, |b| b.is_ascii_hexdigit());
@@ -113,10 +129,10 @@ fn number(text: &str, position: usize) -> Result<(TokenKind<'static>, usize), St
         _ => decimal(text),
     };
     if text[length..].starts_with(['u', 'U']) {
-        return Err(unsupported("unsigned integers", position));
+        return Err("unsigned integers are not supported".to_owned());
     }
     kind.map(|kind| (kind, length))
-        .ok_or_else(|| format!("the number at character {position} is too large"))
+        .ok_or_else(|| format!("the number {:.40} is too large", &text[..length]))
 }
 
 /// A decimal number and its length in bytes. `None` if it is too large.
@@ -145,4 +161,27 @@ fn decimal(text: &str) -> (Option<TokenKind<'static>>, usize) {
             .map(TokenKind::Double)
     };
     (kind, length)
+}
+
+/// Text in quotes, and its length in bytes with the quotes.
+fn text(rest: &str, quote: char, is_raw: bool) -> Result<(TokenKind<'static>, usize), String> {
+    let mut text = String::new();
+    let mut characters = rest.char_indices().skip(1);
+    while let Some((at, character)) = characters.next() {
+        if character == quote {
+            return Ok((TokenKind::Text(text), at + 1));
+        }
+        if character != '\\' || is_raw {
+            text.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some((_, 'n')) => text.push('\n'),
+            Some((_, 't')) => text.push('\t'),
+            Some((_, escaped @ ('\\' | '\'' | '"'))) => text.push(escaped),
+            Some((_, other)) => return Err(format!("the escape \\{other} is not supported")),
+            None => break,
+        }
+    }
+    Err("a text has no end".to_owned())
 }
