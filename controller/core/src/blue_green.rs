@@ -37,8 +37,8 @@ impl Plan {
 /// the spec has changed from canary to blue/green or back. Returns whether it did.
 ///
 /// The traffic of a release is where its own strategy put it, so that only this strategy can move
-/// it safely. The change counts as soon as no release is in progress and, after an abort, the
-/// traffic is seen to have returned. Until then a removed router is kept as well. A route that is
+/// it safely. The change counts as soon as no release is in progress and, after an abort or a return
+/// to the stable revision, the traffic is seen to have returned. Until then a removed router is kept as well. A route that is
 /// never seen to return the traffic delays the change no longer than the progress deadline.
 pub fn keep_strategy(plan: &mut Plan, state: &State, now: Timestamp) -> bool {
     let Some(active) = &state.plan else {
@@ -58,14 +58,18 @@ pub fn keep_strategy(plan: &mut Plan, state: &State, now: Timestamp) -> bool {
     is_kept
 }
 
+/// Whether traffic returns to the stable revision, after an abort or because the spec has.
 fn is_returning_traffic(state: &State, now: Timestamp) -> bool {
-    let (Some(abort), Some(plan)) = (&state.abort, &state.plan) else {
+    let Some(plan) = &state.plan else {
         return false;
     };
-    let until = saturating_add(abort.at, plan.spec.progress_deadline);
-    state.stage == Stage::Aborted
-        && state.weights.verified != Some(state.weights.desired)
-        && now < until
+    let since = match state.stage {
+        Stage::Aborted => state.abort.as_ref().map(|abort| abort.at),
+        Stage::Stable if plan.spec.routing().is_some() => state.stage_since,
+        Stage::Stable | Stage::FirstDeploy | Stage::Progressing | Stage::Promoting => None,
+    };
+    let until = since.map(|since| saturating_add(since, plan.spec.progress_deadline));
+    state.weights.verified != Some(state.weights.desired) && until.is_some_and(|until| now < until)
 }
 
 /// The new side's share without a router, as the stable Service selects it: everything, unless it

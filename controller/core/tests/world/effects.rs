@@ -111,6 +111,27 @@ impl World {
         }
     }
 
+    /// The configurations that the gateway may have applied.
+    fn possible_configs(&self) -> Vec<Config> {
+        let horizon = self.now.checked_sub(GATEWAY_LAG).unwrap();
+        let mut possible = Vec::new();
+        for (index, (_, config)) in self.configs.iter().enumerate() {
+            let replaced_at = self.configs.get(index + 1).map(|(at, _)| *at);
+            if replaced_at.is_none_or(|at| at > horizon) {
+                possible.push(config.clone());
+            }
+        }
+        possible
+    }
+
+    /// Whether a Service selects the revision under any configuration that the gateway may have
+    /// applied.
+    pub fn may_serve(&self, revision: &Revision) -> bool {
+        let selects =
+            |config: &Config| [&config.stable, &config.canary].contains(&&Some(revision.clone()));
+        self.possible_configs().iter().any(selects)
+    }
+
     /// Records requests that would be lost now under any configuration that the gateway may have
     /// applied.
     pub fn check(&mut self) {
@@ -121,14 +142,7 @@ impl World {
         {
             return;
         }
-        let horizon = self.now.checked_sub(GATEWAY_LAG).unwrap();
-        let mut possible = Vec::new();
-        for (index, (_, config)) in self.configs.iter().enumerate() {
-            let replaced_at = self.configs.get(index + 1).map(|(at, _)| *at);
-            if replaced_at.is_none_or(|at| at > horizon) {
-                possible.push(config.clone());
-            }
-        }
+        let possible = self.possible_configs();
         let served = |side: &Option<Revision>| {
             side.as_ref()
                 .is_some_and(|revision| self.available(revision) > 0)

@@ -70,7 +70,16 @@ fn is_sane(result: &Result<Answer, QueryError>, charged: usize) -> Result<(), Te
 #[test]
 fn what_the_smallest_answers_allocate_is_counted() {
     let series = json!([{"metric": {}, "values": [[0.0, "0"]]}]);
-    for (result_type, result) in [("scalar", json!([0.0, "0"])), ("matrix", series)] {
+    let histogram = json!([{
+        "metric": {"__name__": "a".repeat(600)},
+        "histograms": [[0.0, {"buckets": [], "count": "0", "sum": "1"}]],
+    }]);
+    let answers = [
+        ("scalar", json!([0.0, "0"])),
+        ("matrix", series),
+        ("matrix", histogram),
+    ];
+    for (result_type, result) in answers {
         let data = json!({"resultType": result_type, "result": result});
         let answer = json!({"status": "success", "data": data});
         check(answer.to_string().as_bytes()).unwrap();

@@ -248,7 +248,9 @@ pub(super) fn as_classic(
         meter.count_series()?;
         meter.charge(size)?;
         let mut labels = labels.clone();
-        labels.insert("__name__".to_owned(), format!("{name}_{suffix}"));
+        // `format!` would allocate up to twice the length.
+        let name = [name.as_str(), "_", suffix].concat();
+        labels.insert("__name__".to_owned(), name);
         labels.extend(edge.map(|edge| ("le".to_owned(), edge.to_string())));
         let counts = samples.iter().map(|sample| (sample.at_ms, count(sample)));
         series.push(Series {
