@@ -286,3 +286,11 @@ async fn config(kubeconfig: &Path) -> Result<Config> {
 async fn client(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config(kubeconfig).await?)?)
 }
+
+/// The number in an environment variable, or `default` if it is unset or not a number.
+pub fn count_from_env(variable: &str, default: u32) -> u32 {
+    let value = std::env::var(variable).ok();
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}

@@ -23,6 +23,8 @@ use crate::shop::{Shop, eventually};
 
 /// Maximum time for a CustomResourceDefinition to be served, or not to be served any more.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum time for the controller to read a RolloutPolicy. It writes the status every 5 s.
+const POLICY_IS_READ: Duration = Duration::from_secs(30);
 const FIELD_MANAGER: &str = "serin-e2e";
 
 /// A kind that the cluster does not have by itself.
@@ -209,6 +211,23 @@ pub async fn apply_to_cluster(env: &Env, object: &Value) -> Result<DynamicObject
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let applied = api.patch(&name, &params, &Patch::Apply(object)).await;
     applied.with_context(|| format!("cannot apply {} {name}", object["kind"]))
+}
+
+/// Applies a RolloutPolicy, and waits until the controller has read it: a release that is applied
+/// right afterward could begin without it.
+///
+/// # Errors
+/// If the API server rejects it, or if the controller does not read it.
+pub async fn apply_policy(env: &Env, policy: &Value) -> Result<()> {
+    let applied = apply_to_cluster(env, policy).await?;
+    let (api, name) = cluster_api(env, policy)?;
+    let what = format!("the controller reads {name}");
+    eventually(&what, POLICY_IS_READ, async || {
+        let now = api.get(&name).await?;
+        let observed = now.data["status"]["observedGeneration"].as_i64();
+        Ok(observed >= applied.metadata.generation)
+    })
+    .await
 }
 
 /// Removes an object of the cluster, if it exists.

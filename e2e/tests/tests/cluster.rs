@@ -23,7 +23,11 @@ const TIMEOUT: Duration = Duration::from_secs(900);
 /// Timeout of a case that is repeated.
 const TIMEOUT_OF_ROUNDS: Duration = Duration::from_secs(3_600);
 /// Environment variables that set how often cases repeat what they do.
-const ROUNDS: [&str; 2] = ["SERIN_GOOD_RELEASES", "SERIN_TAKEOVER_ROUNDS"];
+const ROUNDS: [&str; 3] = [
+    "SERIN_GOOD_RELEASES",
+    "SERIN_SWITCHES",
+    "SERIN_TAKEOVER_ROUNDS",
+];
 
 fn timeout() -> Duration {
     let is_repeated = ROUNDS.iter().any(|name| std::env::var_os(name).is_some());

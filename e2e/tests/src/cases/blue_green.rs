@@ -10,14 +10,14 @@ use serin_core::units::Revision;
 use serin_crds::Rollout;
 use serin_crds::names::REVISION_LABEL;
 
-use crate::env::Env;
+use crate::env::{Env, count_from_env};
 use crate::manifests::{self, RolloutOptions, SampleRelease};
 use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable, stop_and_ensure_no_loss};
 
 const REQUESTS_PER_SECOND: u32 = 300;
-/// Number of switches, each followed by a switch back.
-const SWITCHES: u32 = 10;
+/// Number of switches, each followed by a switch back, unless `SERIN_SWITCHES` sets another one.
+const SWITCHES: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The Rollout of the shop with this strategy, without an analysis.
@@ -112,9 +112,10 @@ async fn switches_lose_nothing(env: &Env, namespace: &str, is_routed: bool) -> R
     shop.wait_until("v0 is stable", PATIENCE, is_stable).await?;
     shop.wait_until_answering().await?;
     let load = shop.start_load(REQUESTS_PER_SECOND)?;
-    for number in 1..=SWITCHES {
+    let switches = count_from_env("SERIN_SWITCHES", SWITCHES);
+    for number in 1..=switches {
         switch_there_and_back(&shop, &strategy, number).await?;
-        note!("switch {number} of {SWITCHES}, there and back");
+        note!("switch {number} of {switches}, there and back");
     }
     stop_and_ensure_no_loss(load).await?;
     shop.delete().await
@@ -122,13 +123,13 @@ async fn switches_lose_nothing(env: &Env, namespace: &str, is_routed: bool) -> R
 
 /// # Errors
 /// If an expectation is not met.
-pub async fn ten_switches_of_the_service_and_back_lose_no_request(env: &Env) -> Result<()> {
+pub async fn switches_of_the_service_and_back_lose_no_request(env: &Env) -> Result<()> {
     Box::pin(switches_lose_nothing(env, "serin-e2e-blue-green", false)).await
 }
 
 /// # Errors
 /// If an expectation is not met.
-pub async fn ten_switches_of_the_route_and_back_lose_no_request(env: &Env) -> Result<()> {
+pub async fn switches_of_the_route_and_back_lose_no_request(env: &Env) -> Result<()> {
     Box::pin(switches_lose_nothing(
         env,
         "serin-e2e-blue-green-route",

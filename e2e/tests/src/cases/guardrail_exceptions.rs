@@ -12,7 +12,8 @@ use serin_crds::{Rollout, RolloutPolicy};
 
 use crate::env::Env;
 use crate::guardrails::{
-    apply_to_cluster, ensure_message, passed, policy, remove_from_cluster, short_rollout,
+    apply_policy, apply_to_cluster, ensure_message, passed, policy, remove_from_cluster,
+    short_rollout,
 };
 use crate::shop::{Shop, is_stable};
 
@@ -116,7 +117,7 @@ async fn check_exceptions(env: &Env, shop: &Shop, objects: &[Value], policy: &Va
     let (author, exempter) = (env.client_as(AUTHOR).await?, env.client_as(EXEMPTER).await?);
     shop.apply(short_rollout("shop", 1, "v1")).await?;
     shop.wait_until("v1 is stable", PATIENCE, is_stable).await?;
-    apply_to_cluster(env, policy).await?;
+    apply_policy(env, policy).await?;
     shop.apply(short_rollout("shop", 1, "v2")).await?;
     shop.wait_for_holds(&[HoldCode::PriorityMissing], PATIENCE)
         .await?;

@@ -10,7 +10,8 @@ use serin_crds::Rollout;
 use super::guardrails::{KIND_IS_FOUND, PATIENCE, label_namespace, rollout, without_router};
 use crate::env::Env;
 use crate::guardrails::{
-    ForeignKind, apply_to_cluster, ensure_message, holds, message_of, policy, remove_from_cluster,
+    ForeignKind, apply_policy, apply_to_cluster, ensure_message, holds, message_of, policy,
+    remove_from_cluster,
 };
 use crate::shop::{Shop, is_paused, is_stable};
 
@@ -73,7 +74,7 @@ async fn check_kinds(env: &Env, shop: &Shop) -> Result<()> {
     shop.apply(release("v1")).await?;
     shop.wait_until("v1 is stable", PATIENCE, is_stable).await?;
     KIND.install(env, &["v1"]).await?;
-    apply_to_cluster(env, &signature_policy(shop)).await?;
+    apply_policy(env, &signature_policy(shop)).await?;
     shop.apply(release("v2")).await?;
     let not_signed = [HoldCode::ImageNotSigned];
     // The discovery of a new kind may lag behind, and is then looked up again.
@@ -143,7 +144,7 @@ pub async fn guardrails_name_what_pod_security_refuses_without_a_label_for_warni
         &shop.namespace,
         json!({"guardrails": guardrails}),
     );
-    apply_to_cluster(env, &policy).await?;
+    apply_policy(env, &policy).await?;
     let checked = Box::pin(check_refused_pods(&shop)).await;
     remove_from_cluster(env, &policy).await?;
     checked?;

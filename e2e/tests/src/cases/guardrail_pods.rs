@@ -11,7 +11,7 @@ use super::commands::run_plugin;
 use super::guardrails::{KIND_IS_FOUND, LOAD_PER_SECOND, PATIENCE, options, rollout};
 use crate::env::Env;
 use crate::guardrails::{
-    ForeignKind, apply_to_cluster, constraint, ensure_message, policy, policy_report,
+    ForeignKind, apply_policy, apply_to_cluster, constraint, ensure_message, policy, policy_report,
     remove_from_cluster, vulnerability_report,
 };
 use crate::manifests::SampleRelease;
@@ -98,7 +98,7 @@ async fn check_pod_guardrails(env: &Env, shop: &Shop) -> Result<()> {
 /// Releases v2, which violates the guardrails on its pods, and checks that it is held and why.
 /// Returns its revision and its pods.
 async fn check_held_pods(env: &Env, shop: &Shop) -> Result<(String, Vec<String>)> {
-    apply_to_cluster(env, &pod_policy(shop)).await?;
+    apply_policy(env, &pod_policy(shop)).await?;
     shop.apply(rollout(shop, "v2")).await?;
     // Nothing scans or checks the pods, so that they need not start.
     let rollout_now = shop

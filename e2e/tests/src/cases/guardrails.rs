@@ -13,7 +13,8 @@ use serin_core::hold::HoldCode;
 use super::commands::run_plugin;
 use crate::env::Env;
 use crate::guardrails::{
-    ForeignKind, apply_to_cluster, ensure_message, passed, policy, remove_from_cluster,
+    ForeignKind, apply_policy, apply_to_cluster, ensure_message, passed, policy,
+    remove_from_cluster,
 };
 use crate::manifests::{self, RolloutOptions, SampleRelease};
 use crate::note;
@@ -169,7 +170,7 @@ pub async fn guardrails_on_the_template_hold_a_release_before_its_first_pod(
     let shop = Shop::create(env, "serin-e2e-template-guardrails").await?;
     apply_to_cluster(env, &priority_class()).await?;
     let policy = template_policy(&shop, "Enforce", "latest");
-    apply_to_cluster(env, &policy).await?;
+    apply_policy(env, &policy).await?;
     let checked = Box::pin(check_template_guardrails(env, &shop)).await;
     remove_from_cluster(env, &policy).await?;
     remove_from_cluster(env, &priority_class()).await?;
@@ -256,7 +257,7 @@ async fn check_template_guardrails(env: &Env, shop: &Shop) -> Result<()> {
         passed(&rollout)
     );
 
-    apply_to_cluster(env, &template_policy(shop, "Warn", "v1")).await?;
+    apply_policy(env, &template_policy(shop, "Warn", "v1")).await?;
     shop.apply(incomplete(shop, "v4", crate::env::SAMPLE_IMAGE))
         .await?;
     let rollout = shop.wait_until("v4 is stable", PATIENCE, is_stable).await?;
@@ -349,7 +350,7 @@ async fn check_object_guardrails(env: &Env, shop: &Shop) -> Result<()> {
         })
     };
     label_namespace(env, &shop.namespace, security("baseline")).await?;
-    apply_to_cluster(env, &object_policy(shop)).await?;
+    apply_policy(env, &object_policy(shop)).await?;
     let mut violating = with_secret(shop, "v2");
     let container = &mut violating["spec"]["template"]["spec"]["containers"][0];
     container["securityContext"]["allowPrivilegeEscalation"] = json!(true);

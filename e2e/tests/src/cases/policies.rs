@@ -14,7 +14,7 @@ use serin_crds::{Rollout, RolloutPolicy};
 use super::commands::run_plugin;
 use crate::env::Env;
 use crate::guardrails::{
-    apply_to_cluster, ensure_message, holds, message_of, passed, policy, remove_from_cluster,
+    apply_policy, ensure_message, holds, message_of, passed, policy, remove_from_cluster,
     short_rollout,
 };
 use crate::manifests::{self, SampleRelease};
@@ -138,7 +138,7 @@ pub async fn a_ten_line_rollout_under_the_shipped_policies_is_a_guarded_release(
         fast_policy(&shop.namespace),
     ];
     for policy in &policies {
-        apply_to_cluster(env, policy).await?;
+        apply_policy(env, policy).await?;
     }
     let checked = Box::pin(check_short_rollout(env, &shop)).await;
     for policy in &policies {
@@ -348,8 +348,8 @@ async fn check_mistakes(env: &Env, shop: &Shop) -> Result<()> {
     shop.apply(short_rollout("shop", 1, "v1")).await?;
     shop.wait_until("v1 is stable", PATIENCE, is_stable).await?;
     for (index, mistake) in mistakes().into_iter().enumerate() {
-        apply_to_cluster(env, &policy(SECOND, &shop.namespace, mistake.second)).await?;
-        apply_to_cluster(env, &policy(FIRST, &shop.namespace, mistake.first)).await?;
+        apply_policy(env, &policy(SECOND, &shop.namespace, mistake.second)).await?;
+        apply_policy(env, &policy(FIRST, &shop.namespace, mistake.first)).await?;
         if index == 0 {
             // The edit alone changes nothing.
             shop.apply(short_rollout("shop", 1, "v2")).await?;
@@ -371,7 +371,7 @@ async fn check_mistakes(env: &Env, shop: &Shop) -> Result<()> {
     }
     // Corrected, the release goes on.
     for name in [FIRST, SECOND] {
-        apply_to_cluster(env, &policy(name, &shop.namespace, json!({}))).await?;
+        apply_policy(env, &policy(name, &shop.namespace, json!({}))).await?;
     }
     shop.wait_until("v2 is stable", PATIENCE, is_stable).await?;
 
@@ -384,7 +384,7 @@ async fn check_mistakes(env: &Env, shop: &Shop) -> Result<()> {
     let parts = [FIRST, "was deleted", "failurePolicy to Ignore"];
     ensure_message(&held, HoldCode::PolicyUnavailable, &parts)?;
     let ignorable = json!({"failurePolicy": "Ignore"});
-    apply_to_cluster(env, &policy(FIRST, &shop.namespace, ignorable)).await?;
+    apply_policy(env, &policy(FIRST, &shop.namespace, ignorable)).await?;
     shop.wait_until("v3 is stable", PATIENCE, is_stable).await?;
     remove_from_cluster(env, &policy(FIRST, &shop.namespace, json!({}))).await?;
     shop.apply(short_rollout("shop", 1, "v4")).await?;

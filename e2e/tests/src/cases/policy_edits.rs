@@ -13,7 +13,9 @@ use serin_crds::Rollout;
 
 use crate::controller::SHARED_PORT;
 use crate::env::Env;
-use crate::guardrails::{apply_to_cluster, message_of, policy, remove_from_cluster, short_rollout};
+use crate::guardrails::{
+    apply_policy, apply_to_cluster, message_of, policy, remove_from_cluster, short_rollout,
+};
 use crate::note;
 use crate::shop::{Shop, eventually, is_stable};
 
@@ -64,7 +66,7 @@ async fn check_many(env: &Env, shop: &Shop) -> Result<()> {
     // An edit that changes nothing for stable Rollouts: each is resolved, and nothing is written.
     let before = Counters::read(env).await?;
     let started = Instant::now();
-    apply_to_cluster(env, &many_policy(shop, "Enforce")).await?;
+    apply_policy(env, &many_policy(shop, "Enforce")).await?;
     eventually("every Rollout is resolved again", SPREAD, async || {
         let resolved = Counters::read(env).await?.resolutions - before.resolutions;
         ensure!(resolved >= MANY as u64, "{resolved} of {MANY}");

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::controller::{Controller, ControllerOptions};
-use crate::env::Env;
+use crate::env::{Env, count_from_env};
 use crate::manifests::{RolloutOptions, SampleRelease, rollout, template};
 use crate::note;
 use crate::shop::{Shop, is_stable, stop_and_ensure_no_loss};
@@ -32,9 +32,7 @@ const QUIET: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn rounds() -> u32 {
-    let rounds = std::env::var("SERIN_TAKEOVER_ROUNDS").ok();
-    let rounds = rounds.and_then(|rounds| rounds.parse().ok());
-    rounds.unwrap_or(ROUNDS)
+    count_from_env("SERIN_TAKEOVER_ROUNDS", ROUNDS)
 }
 
 fn deployment(shop: &Shop) -> Value {

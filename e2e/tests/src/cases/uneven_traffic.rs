@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use serin_core::hold::HoldCode;
 use serin_crds::{Rollout, RolloutStatus};
 
-use crate::env::Env;
+use crate::env::{Env, count_from_env};
 use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::note;
 use crate::shop::{Shop, is_aborted, is_stable};
@@ -27,9 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const HISTORY: Duration = Duration::from_secs(20);
 
 fn releases() -> u32 {
-    let releases = std::env::var("SERIN_GOOD_RELEASES").ok();
-    let releases = releases.and_then(|releases| releases.parse().ok());
-    releases.unwrap_or(RELEASES)
+    count_from_env("SERIN_GOOD_RELEASES", RELEASES)
 }
 
 /// An analysis by pod. The budget of a few minutes of traffic is small, so a release may spend all of
