@@ -175,8 +175,8 @@ async fn assert_counts(samples: &Samples, options: Options, how: &str, floor: Co
 #[tokio::test]
 #[ignore = "needs Go: cargo xtask test"]
 async fn the_examples_of_argo_rollouts_are_converted() {
-    assert_counts(&ARGO, Options::default(), "as they are", [4, 7, 10]).await;
-    assert_counts(&ARGO, with_gateway(), "`--gateway`", [4, 16, 1]).await;
+    assert_counts(&ARGO, Options::default(), "as they are", [5, 10, 6]).await;
+    assert_counts(&ARGO, with_gateway(), "`--gateway`", [5, 16, 0]).await;
 }
 
 #[tokio::test]
