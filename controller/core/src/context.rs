@@ -145,19 +145,24 @@ impl Transition {
         let is_switch =
             result == ReleaseResult::Promoted && plan.is_some_and(|plan| plan.spec.is_blue_green());
         let stable = self.state.stable_revision.clone();
-        self.state.history.push(ReleaseRecord {
+        self.state.add_to_history(ReleaseRecord {
             replaced: stable.filter(|stable| is_switch && *stable != revision),
             revision,
             result,
             at,
             message: message.into(),
         });
-        let extra = self.state.history.len().saturating_sub(HISTORY_LIMIT);
-        self.state.history.drain(..extra);
     }
 }
 
 impl State {
+    /// Adds how a release ended, and forgets the oldest beyond the limit.
+    pub(crate) fn add_to_history(&mut self, release: ReleaseRecord) {
+        self.history.push(release);
+        let extra = self.history.len().saturating_sub(HISTORY_LIMIT);
+        self.history.drain(..extra);
+    }
+
     /// Whether a release is under way, so that there is something to analyze and to abort.
     pub fn is_releasing(&self) -> bool {
         matches!(self.stage, Stage::Progressing | Stage::Promoting)

@@ -12,9 +12,7 @@ use crate::abort;
 use crate::effect::{Level, Reason};
 use crate::observed::{Observed, ReportKind};
 use crate::plan::Plan;
-use crate::state::{
-    AbortCause, HISTORY_LIMIT, HOLDS_LIMIT, Phase, ReleaseRecord, ReleaseResult, Stage, State,
-};
+use crate::state::{AbortCause, HOLDS_LIMIT, Phase, ReleaseRecord, ReleaseResult, Stage, State};
 use crate::text::{Message, Name};
 use crate::units::{Revision, Weight};
 
@@ -308,15 +306,13 @@ fn end_release(
     });
     let decision = decision.map_or_else(|| "would not have decided yet".to_owned(), describe);
     let message = Message::from(format!("{canary} {done}; Serin {decision}"));
-    state.history.push(ReleaseRecord {
+    state.add_to_history(ReleaseRecord {
         revision: canary.clone(),
         result,
         at: now,
         message: message.clone(),
         replaced: None,
     });
-    let extra = state.history.len().saturating_sub(HISTORY_LIMIT);
-    state.history.drain(..extra);
     if result == ReleaseResult::Promoted {
         state.stable_revision = Some(canary.clone());
     }

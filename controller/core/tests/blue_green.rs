@@ -7,7 +7,7 @@ mod world;
 
 use serin_core::command::{CommandResult, Verb};
 use serin_core::hold::HoldCode;
-use serin_core::plan::Step;
+use serin_core::plan::{Plan, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
 use world::{
@@ -42,6 +42,21 @@ fn run_until_switched(world: &mut World, revision: &str) {
 /// Runs until the release bakes after the switch.
 fn run_until_baking(world: &mut World) {
     world.run_until("baking", |world| world.state.bake.is_some());
+}
+
+/// A release of v2 in its bake of this number of seconds, undecided.
+fn baking(plan: Plan, bake_seconds: u64) -> World {
+    let mut world = World::stable(baked(plan, bake_seconds));
+    world.report = undecided(&world);
+    world.release("v2");
+    run_until_baking(&mut world);
+    world
+}
+
+/// One of the pods is not ready for a long time.
+fn lose_a_pod(world: &mut World, revision: &str) {
+    let set = world.sets.get_mut(&rev(revision)).unwrap();
+    set.ready_at[0] = set.ready_at[0].checked_add(secs(100_000)).unwrap();
 }
 
 fn assert_only_whole_shares(world: &World) {
@@ -165,10 +180,7 @@ fn a_preview_that_never_becomes_ready_is_aborted_with_the_active_side_untouched(
 #[test]
 fn a_breach_in_the_bake_switches_back_at_once() {
     for plan in blue_green_kinds(4, &[all_pods()]) {
-        let mut world = World::stable(baked(plan, 600));
-        world.report = undecided(&world);
-        world.release("v2");
-        run_until_baking(&mut world);
+        let mut world = baking(plan, 600);
         assert!(serves(&world, "v2") && world.desired("v1") == 4);
         assert!(
             world.state.message.contains("after the switch"),
@@ -251,10 +263,7 @@ fn an_abort_after_the_old_side_is_gone_changes_nothing() {
 #[test]
 fn the_old_side_is_complete_before_it_is_switched_back_to() {
     for plan in blue_green_kinds(4, &[all_pods()]) {
-        let mut world = World::stable(baked(plan, 600));
-        world.report = undecided(&world);
-        world.release("v2");
-        run_until_baking(&mut world);
+        let mut world = baking(plan, 600);
         // Somebody scaled it down.
         let set = world.sets.get_mut(&rev("v1")).unwrap();
         set.desired = 1;
@@ -275,17 +284,12 @@ fn the_old_side_is_complete_before_it_is_switched_back_to() {
 #[test]
 fn a_failed_side_that_loses_its_pods_is_left_without_waiting() {
     for plan in blue_green_kinds(4, &[all_pods()]) {
-        let mut world = World::stable(baked(plan, 600));
-        world.report = undecided(&world);
-        world.release("v2");
-        run_until_baking(&mut world);
-        let set = world.sets.get_mut(&rev("v1")).unwrap();
-        set.ready_at[0] = set.ready_at[0].checked_add(secs(100_000)).unwrap();
+        let mut world = baking(plan, 600);
+        lose_a_pod(&mut world, "v1");
         world.report = roll_back("breach");
         world.settle();
         assert!(serves(&world, "v2"), "a pod of v1 is missing");
-        let set = world.sets.get_mut(&rev("v2")).unwrap();
-        set.ready_at[0] = set.ready_at[0].checked_add(secs(100_000)).unwrap();
+        lose_a_pod(&mut world, "v2");
         world.settle();
         assert!(serves(&world, "v1"), "it has as many pods as v2");
         world.assert_no_lost_requests();
@@ -295,12 +299,8 @@ fn a_failed_side_that_loses_its_pods_is_left_without_waiting() {
 #[test]
 fn a_missing_pod_delays_the_way_back_no_longer_than_the_progress_deadline() {
     for plan in blue_green_kinds(4, &[all_pods()]) {
-        let mut world = World::stable(baked(plan, 3_600));
-        world.report = undecided(&world);
-        world.release("v2");
-        run_until_baking(&mut world);
-        let set = world.sets.get_mut(&rev("v1")).unwrap();
-        set.ready_at[0] = set.ready_at[0].checked_add(secs(100_000)).unwrap();
+        let mut world = baking(plan, 3_600);
+        lose_a_pod(&mut world, "v1");
         world.report = roll_back("breach");
         world.run_for(secs(590));
         assert!(serves(&world, "v2"));
@@ -313,10 +313,7 @@ fn a_missing_pod_delays_the_way_back_no_longer_than_the_progress_deadline() {
 #[test]
 fn a_newer_revision_during_the_bake_starts_from_the_stable_one() {
     for plan in blue_green_kinds(3, &[all_pods(), wait(5)]) {
-        let mut world = World::stable(baked(plan, 600));
-        world.report = undecided(&world);
-        world.release("v2");
-        run_until_baking(&mut world);
+        let mut world = baking(plan, 600);
         world.release("v3");
         world.report = undecided(&world);
         world.run_for(secs(4));
@@ -349,10 +346,7 @@ fn a_return_to_the_old_revision_uses_the_pods_that_are_kept() {
 #[test]
 fn missing_metrics_hold_the_bake_and_never_end_it() {
     for plan in blue_green_kinds(2, &[all_pods()]) {
-        let mut world = World::stable(baked(plan, 60));
-        world.report = undecided(&world);
-        world.release("v2");
-        run_until_baking(&mut world);
+        let mut world = baking(plan, 60);
         world.report = world::hold(HoldCode::Stale);
         world.run_for(secs(3_600));
         assert!(world.state.bake.is_some() && world.desired("v1") == 2);
