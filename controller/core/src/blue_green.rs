@@ -38,8 +38,9 @@ impl Plan {
 ///
 /// The traffic of a release is where its own strategy put it, so that only this strategy can move
 /// it safely. The change counts as soon as no release is in progress and, after an abort or a return
-/// to the stable revision, the traffic is seen to have returned. Until then a removed router is kept as well. A route that is
-/// never seen to return the traffic delays the change no longer than the progress deadline.
+/// to the stable revision, the traffic is seen to have returned. Until then a removed router is kept
+/// as well. A route that is never seen to return the traffic delays the change no longer than the
+/// progress deadline.
 pub fn keep_strategy(plan: &mut Plan, state: &State, now: Timestamp) -> bool {
     let Some(active) = &state.plan else {
         return false;
