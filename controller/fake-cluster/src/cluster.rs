@@ -296,10 +296,10 @@ impl FakeCluster {
     /// change of its CustomResourceDefinition does. Without any version, the kind and its objects
     /// are removed.
     pub fn set_served_versions(&self, plural: &str, versions: &[&str]) {
-        self.shared
-            .lock()
-            .store
-            .set_served_versions(plural, versions);
+        let mut state = self.shared.lock();
+        state.store.set_served_versions(plural, versions);
+        state.controllers.run_all_again();
+        drop(state);
         self.shared.notify();
     }
 
@@ -326,7 +326,10 @@ impl FakeCluster {
 
     /// Changes the speed of the cluster.
     pub fn tune(&self, change: impl FnOnce(&mut ClusterTuning)) {
-        change(&mut self.shared.lock().tuning);
+        let mut state = self.shared.lock();
+        change(&mut state.tuning);
+        state.controllers.run_all_again();
+        drop(state);
         self.shared.notify();
     }
 
@@ -344,8 +347,7 @@ impl FakeCluster {
         self.shared
             .lock()
             .controllers
-            .kubelet
-            .add_rule(selector, behavior);
+            .set_pod_behavior(selector, behavior);
         self.shared.notify();
         Ok(())
     }

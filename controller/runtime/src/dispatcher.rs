@@ -94,13 +94,14 @@ impl Dispatcher {
         let mut tasks = JoinSet::new();
         let mut running = HashMap::new();
         let mut stop = std::pin::pin!(stop);
+        let slots = slots.max(2);
         loop {
-            while let Some((key, lane)) = self.take(tasks.len(), slots.max(2)) {
+            while let Some((key, lane)) = self.take(tasks.len(), slots) {
                 let task = tasks.spawn(reconcile(key.clone()));
                 let since = Instant::now();
                 running.insert(task.id(), Running { key, lane, since });
             }
-            let next_due = self.queue().next_due();
+            let next_due = self.next_due(tasks.len(), slots);
             tokio::select! {
                 Some(ended) = tasks.join_next_with_id() => {
                     let (id, next) = match ended {
@@ -134,6 +135,12 @@ impl Dispatcher {
         let (key, lane) = self.queue().take(now, running >= limit, has_slot)?;
         namespaces.begin(&key.namespace);
         Some((key, lane))
+    }
+
+    /// When the next timer is due. `None` without a free slot: a timer that is due could not be
+    /// taken, so waiting for it would not wait at all.
+    fn next_due(&self, running: usize, slots: usize) -> Option<Instant> {
+        (running < slots).then(|| self.queue().next_due()).flatten()
     }
 
     fn finish(&self, ended: &Running, next: Option<(Action, Lane)>) {
@@ -279,6 +286,25 @@ mod tests {
             (seen.1.load(Ordering::SeqCst), seen.2.load(Ordering::SeqCst)),
             (8, 100)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_due_is_not_waited_for_without_a_free_slot() {
+        let dispatcher = Dispatcher::default();
+        dispatcher.enqueue(&key(0), Lane::Urgent);
+        let (key, lane) = dispatcher.take(0, 2).unwrap();
+        let since = Instant::now();
+        let ended = Running { key, lane, since };
+        let again = Action::Requeue(Duration::from_secs(1));
+        dispatcher.finish(&ended, Some((again, Lane::Ongoing)));
+        assert_eq!(
+            dispatcher.next_due(1, 2),
+            Some(since + Duration::from_secs(1))
+        );
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(dispatcher.take(2, 2), None);
+        assert_eq!(dispatcher.next_due(2, 2), None, "the loop would not pause");
+        assert_eq!(dispatcher.take(0, 2), Some((ended.key, Lane::Ongoing)));
     }
 
     #[tokio::test(start_paused = true)]

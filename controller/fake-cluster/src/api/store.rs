@@ -1,6 +1,6 @@
 //! The stored objects and the history of their changes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rand::rngs::SmallRng;
@@ -50,6 +50,17 @@ pub(crate) struct Change {
     pub(crate) deleted: bool,
 }
 
+impl Change {
+    /// Whether the garbage collector may have to react.
+    fn affects_ownership(&self) -> bool {
+        let before = self.before.as_deref().unwrap_or(&Value::Null);
+        let (before, after) = (&before["metadata"], &self.object["metadata"]);
+        let changed = |field: &&str| before[*field] != after[*field];
+        let fields = ["ownerReferences", "finalizers", "deletionTimestamp"];
+        self.deleted || fields.iter().any(changed)
+    }
+}
+
 /// All objects of the cluster.
 pub(crate) struct ObjectStore {
     pub(crate) kinds: Vec<ServedKind>,
@@ -58,6 +69,13 @@ pub(crate) struct ObjectStore {
     changes: VecDeque<Change>,
     /// Changes up to this version were dropped.
     compacted_version: u64,
+    /// The version of the newest change of each resource.
+    resource_versions: HashMap<String, u64>,
+    /// The version of the newest change that the garbage collector reacts to.
+    ownership_version: u64,
+    /// The objects with an owner or a deletion timestamp.
+    collectable: BTreeSet<ObjectKey>,
+    uids: HashSet<String>,
     pub(crate) random: SmallRng,
     /// The field manager of the current request.
     pub(crate) field_manager: FieldManager,
@@ -74,6 +92,10 @@ impl ObjectStore {
             changes: VecDeque::new(),
             // There is no history before the first version.
             compacted_version: FIRST_VERSION,
+            resource_versions: HashMap::new(),
+            ownership_version: FIRST_VERSION,
+            collectable: BTreeSet::new(),
+            uids: HashSet::new(),
             random: SmallRng::seed_from_u64(seed),
             field_manager: FieldManager::default(),
             applied_configuration: None,
@@ -83,6 +105,19 @@ impl ObjectStore {
     /// The version of the newest change.
     pub(crate) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The version of the newest change of any of these resources.
+    pub(crate) fn newest_version_of(&self, resources: &[&str]) -> u64 {
+        resources
+            .iter()
+            .filter_map(|resource| self.resource_versions.get(*resource))
+            .fold(FIRST_VERSION, |newest, version| newest.max(*version))
+    }
+
+    /// The version of the newest deletion, or change of owners, finalizers or deletion timestamp.
+    pub(crate) fn ownership_version(&self) -> u64 {
+        self.ownership_version
     }
 
     /// The oldest version from which a watch can start.
@@ -180,9 +215,16 @@ impl ObjectStore {
             .take_while(move |(key, _)| in_scope(key))
     }
 
-    /// All objects.
-    pub(crate) fn all_objects(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Value>)> {
-        self.objects.iter()
+    /// The objects with an owner or a deletion timestamp, in order.
+    pub(crate) fn collectable(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Value>)> {
+        self.collectable
+            .iter()
+            .filter_map(|key| self.objects.get_key_value(key))
+    }
+
+    /// Whether an object with this UID exists.
+    pub(crate) fn has_uid(&self, uid: &str) -> bool {
+        self.uids.contains(uid)
     }
 
     /// The changes after `version`, oldest first.
@@ -227,11 +269,42 @@ impl ObjectStore {
     }
 
     fn record_change(&mut self, change: Change) {
+        let affects_ownership = change.affects_ownership();
+        if affects_ownership {
+            self.ownership_version = change.version;
+        }
+        if affects_ownership || change.before.is_none() {
+            self.index_ownership(&change);
+        }
+        match self.resource_versions.get_mut(&change.key.resource) {
+            Some(version) => *version = change.version,
+            None => {
+                let resource = change.key.resource.clone();
+                self.resource_versions.insert(resource, change.version);
+            }
+        }
         self.changes.push_back(change);
         if self.changes.len() > CHANGES_LIMIT
             && let Some(oldest) = self.changes.pop_front()
         {
             self.compacted_version = oldest.version;
+        }
+    }
+
+    fn index_ownership(&mut self, change: &Change) {
+        let metadata = &change.object["metadata"];
+        let uid = metadata["uid"].as_str().unwrap_or_default();
+        if change.deleted {
+            self.uids.remove(uid);
+        } else {
+            self.uids.insert(uid.to_owned());
+        }
+        let is_collectable =
+            !metadata["ownerReferences"].is_null() || !metadata["deletionTimestamp"].is_null();
+        if is_collectable && !change.deleted {
+            self.collectable.insert(change.key.clone());
+        } else {
+            self.collectable.remove(&change.key);
         }
     }
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::schedule::Controller;
 use super::{ControllerContext, DelayedWork, is_controlled_by, is_terminating, list};
-use crate::api::{ObjectKey, ObjectPart, Selector, metadata_str};
+use crate::api::{ObjectKey, ObjectPart, ObjectStore, Selector, metadata_str};
 
 /// The label by which the ReplicaSets of a Deployment distinguish their pods.
 const HASH_LABEL: &str = "pod-template-hash";
@@ -28,8 +29,12 @@ pub(super) struct DeploymentController {
 
 type Sets = Vec<(ObjectKey, Arc<Value>)>;
 
-impl DeploymentController {
-    pub(super) fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
+impl Controller for DeploymentController {
+    fn input_version(store: &ObjectStore) -> u64 {
+        store.newest_version_of(&["deployments.apps", "replicasets.apps"])
+    }
+
+    fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         for (key, live) in context.all("deployments.apps") {
             let uid = metadata_str(&live, "uid").to_owned();
             let generation = live["metadata"]["generation"].as_i64().unwrap_or(0);

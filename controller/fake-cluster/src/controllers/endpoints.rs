@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::schedule::Controller;
 use super::{ControllerContext, DelayedWork, is_controlled_by, is_terminating, pod_is_ready};
-use crate::api::{DeleteOptions, ObjectKey, ObjectPart, Selector, metadata_str};
+use crate::api::{DeleteOptions, ObjectKey, ObjectPart, ObjectStore, Selector, metadata_str};
 
 /// Maximum number of endpoints per slice, as in the real controller.
 const SLICE_LIMIT: usize = 100;
@@ -19,8 +20,12 @@ pub(super) struct EndpointSliceController {
 
 type Objects = Vec<(ObjectKey, Arc<Value>)>;
 
-impl EndpointSliceController {
-    pub(super) fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
+impl Controller for EndpointSliceController {
+    fn input_version(store: &ObjectStore) -> u64 {
+        store.newest_version_of(&["pods", "services", "endpointslices.discovery.k8s.io"])
+    }
+
+    fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         let mut pods: HashMap<String, Objects> = HashMap::new();
         for (key, pod) in context.all("pods") {
             pods.entry(key.namespace.clone())

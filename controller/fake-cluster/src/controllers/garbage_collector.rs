@@ -1,12 +1,13 @@
 //! The garbage collector.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::schedule::Controller;
 use super::{ControllerContext, DelayedWork, is_terminating, list};
-use crate::api::{DeleteOptions, ObjectKey, ObjectPart, finalizers, metadata_str};
+use crate::api::{DeleteOptions, ObjectKey, ObjectPart, ObjectStore, finalizers, metadata_str};
 
 #[derive(Default)]
 pub(super) struct GarbageCollector {
@@ -14,42 +15,42 @@ pub(super) struct GarbageCollector {
     orphaned: DelayedWork<String>,
 }
 
-impl GarbageCollector {
-    pub(super) fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
+impl Controller for GarbageCollector {
+    fn input_version(store: &ObjectStore) -> u64 {
+        store.ownership_version()
+    }
+
+    fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         let objects: Vec<(ObjectKey, Arc<Value>)> = context
             .store
-            .all_objects()
+            .collectable()
             .map(|(key, object)| (key.clone(), Arc::clone(object)))
             .collect();
-        // Maps the UID of every object to whether it is deleted in the foreground.
-        let existing: HashMap<&str, bool> = objects
+        let deleted_in_foreground: HashSet<&str> = objects
             .iter()
-            .map(|(_, object)| {
-                (
-                    metadata_str(object, "uid"),
-                    is_blocked_by(object, "foregroundDeletion"),
-                )
-            })
+            .filter(|(_, object)| is_blocked_by(object, "foregroundDeletion"))
+            .map(|(_, object)| metadata_str(object, "uid"))
             .collect();
         let mut blocking: HashSet<&str> = HashSet::new();
+        let mut orphaned: HashSet<&str> = HashSet::new();
         for (key, object) in &objects {
             let owners: Vec<&str> = owners(object).collect();
             blocking.extend(&owners);
-            let uid = metadata_str(object, "uid").to_owned();
-            let is_orphaned = !owners.is_empty()
-                && owners
-                    .iter()
-                    .all(|owner| existing.get(owner).copied().unwrap_or(true));
-            if !is_orphaned || is_terminating(object) {
-                self.orphaned.cancel(&uid);
-            } else if self
-                .orphaned
-                .is_due(uid.clone(), context.tuning.garbage, context)
-            {
-                self.orphaned.cancel(&uid);
+            let is_gone = |owner: &&str| {
+                !context.store.has_uid(owner) || deleted_in_foreground.contains(owner)
+            };
+            if owners.is_empty() || !owners.iter().all(is_gone) || is_terminating(object) {
+                continue;
+            }
+            let uid = metadata_str(object, "uid");
+            let delay = context.tuning.garbage;
+            if self.orphaned.is_due(uid.to_owned(), delay, context) {
                 context.delete(key, &DeleteOptions::default());
+            } else {
+                orphaned.insert(uid);
             }
         }
+        self.orphaned.retain(|uid| orphaned.contains(uid.as_str()));
         for (key, object) in &objects {
             let uid = metadata_str(object, "uid");
             if is_blocked_by(object, "orphan") {

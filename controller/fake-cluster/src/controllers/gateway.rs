@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::schedule::Controller;
 use super::{ControllerContext, DelayedWork, condition, is_terminating, list};
-use crate::api::ObjectKey;
+use crate::api::{ObjectKey, ObjectStore};
 use crate::tuning::GatewayReporting;
 
 /// The controller name in status reports. Reports of other controllers are kept.
@@ -23,8 +24,14 @@ pub(super) struct GatewayController {
     outdated: DelayedWork<ObjectKey>,
 }
 
-impl GatewayController {
-    pub(super) fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
+impl Controller for GatewayController {
+    fn input_version(store: &ObjectStore) -> u64 {
+        store
+            .newest_version_of(&ROUTES)
+            .max(store.newest_version_of(&["services"]))
+    }
+
+    fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         if context.tuning.gateway_reporting == GatewayReporting::Disabled {
             return;
         }

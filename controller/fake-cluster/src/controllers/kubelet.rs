@@ -6,8 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::schedule::Controller;
 use super::{ControllerContext, DelayedWork, condition, is_terminating, list};
-use crate::api::{DeleteOptions, ObjectKey, ObjectPart, Selector, format_time, metadata_str};
+use crate::api::{
+    DeleteOptions, ObjectKey, ObjectPart, ObjectStore, Selector, format_time, metadata_str,
+};
 use crate::tuning::{ClusterTuning, PodBehavior};
 
 /// Delay before the second restart of a container. It doubles with each further restart.
@@ -17,7 +20,7 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(300);
 const DEFAULT_CRASH_DELAY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub(crate) struct Kubelet {
+pub(super) struct Kubelet {
     rules: Vec<(Selector, PodBehavior)>,
     lifecycles: HashMap<String, PodLifecycle>,
     scheduling: DelayedWork<String>,
@@ -37,12 +40,12 @@ struct PodLifecycle {
     restarts: u32,
 }
 
-impl Kubelet {
-    pub(crate) fn add_rule(&mut self, selector: Selector, behavior: PodBehavior) {
-        self.rules.insert(0, (selector, behavior));
+impl Controller for Kubelet {
+    fn input_version(store: &ObjectStore) -> u64 {
+        store.newest_version_of(&["pods"])
     }
 
-    pub(super) fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
+    fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         let pods = context.all("pods");
         for (key, pod) in &pods {
             let uid = metadata_str(pod, "uid").to_owned();
@@ -75,6 +78,12 @@ impl Kubelet {
             self.lifecycles
                 .retain(|uid, _| pods.iter().any(|(_, pod)| metadata_str(pod, "uid") == uid));
         }
+    }
+}
+
+impl Kubelet {
+    pub(super) fn add_rule(&mut self, selector: Selector, behavior: PodBehavior) {
+        self.rules.insert(0, (selector, behavior));
     }
 
     fn schedule(&mut self, key: &ObjectKey, pod: &Value, context: &mut ControllerContext<'_>) {

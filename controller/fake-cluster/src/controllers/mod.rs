@@ -10,6 +10,7 @@ mod garbage_collector;
 mod gateway;
 mod kubelet;
 mod replica_sets;
+mod schedule;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -20,10 +21,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::api::{ApiError, DeleteOptions, ObjectKey, ObjectPart, ObjectStore, format_time};
-use crate::tuning::ClusterTuning;
+use crate::api::{
+    ApiError, DeleteOptions, ObjectKey, ObjectPart, ObjectStore, Selector, format_time,
+};
+use crate::tuning::{ClusterTuning, PodBehavior};
 
-pub(crate) use kubelet::Kubelet;
+use kubelet::Kubelet;
+use schedule::Scheduled;
 
 /// Maximum number of reconcile rounds at one time. More rounds mean that two controllers conflict.
 const ROUNDS_LIMIT: usize = 1_000;
@@ -31,12 +35,12 @@ const ROUNDS_LIMIT: usize = 1_000;
 /// All controllers and their state.
 #[derive(Default)]
 pub(crate) struct Controllers {
-    pub(crate) kubelet: Kubelet,
-    deployments: deployments::DeploymentController,
-    replica_sets: replica_sets::ReplicaSetController,
-    endpoints: endpoints::EndpointSliceController,
-    gateway: gateway::GatewayController,
-    garbage: garbage_collector::GarbageCollector,
+    kubelet: Scheduled<Kubelet>,
+    deployments: Scheduled<deployments::DeploymentController>,
+    replica_sets: Scheduled<replica_sets::ReplicaSetController>,
+    endpoints: Scheduled<endpoints::EndpointSliceController>,
+    gateway: Scheduled<gateway::GatewayController>,
+    garbage: Scheduled<garbage_collector::GarbageCollector>,
 }
 
 /// Input and output of a controller in one round.
@@ -79,13 +83,29 @@ impl Controllers {
         panic!("the controllers of the fake cluster never become stable");
     }
 
+    /// Sets the behavior of the pods that match a selector.
+    pub(crate) fn set_pod_behavior(&mut self, selector: Selector, behavior: PodBehavior) {
+        self.kubelet.controller.add_rule(selector, behavior);
+        self.kubelet.run_again();
+    }
+
+    /// Makes every controller run again, after a change that is not in the store.
+    pub(crate) fn run_all_again(&mut self) {
+        self.garbage.run_again();
+        self.deployments.run_again();
+        self.replica_sets.run_again();
+        self.kubelet.run_again();
+        self.endpoints.run_again();
+        self.gateway.run_again();
+    }
+
     fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
-        self.garbage.reconcile(context);
-        self.deployments.reconcile(context);
-        self.replica_sets.reconcile(context);
-        self.kubelet.reconcile(context);
-        self.endpoints.reconcile(context);
-        self.gateway.reconcile(context);
+        self.garbage.reconcile_if_due(context);
+        self.deployments.reconcile_if_due(context);
+        self.replica_sets.reconcile_if_due(context);
+        self.kubelet.reconcile_if_due(context);
+        self.endpoints.reconcile_if_due(context);
+        self.gateway.reconcile_if_due(context);
     }
 }
 
@@ -165,6 +185,11 @@ impl<K: Hash + Eq> DelayedWork<K> {
             context.wake_at(at);
         }
         at <= context.now
+    }
+
+    /// Keeps only these items pending.
+    fn retain(&mut self, is_pending: impl Fn(&K) -> bool) {
+        self.0.retain(|item, _| is_pending(item));
     }
 
     /// Marks an item as no longer pending.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::schedule::Controller;
 use super::{ControllerContext, DelayedWork, is_terminating, list, pod_is_ready};
-use crate::api::{DeleteOptions, ObjectKey, Selector, metadata_str};
+use crate::api::{DeleteOptions, ObjectKey, ObjectStore, Selector, metadata_str};
 
 #[derive(Default)]
 pub(super) struct ReplicaSetController {
@@ -19,8 +20,12 @@ pub(super) struct ReplicaSetController {
 
 type Pods = Vec<(ObjectKey, Arc<Value>)>;
 
-impl ReplicaSetController {
-    pub(super) fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
+impl Controller for ReplicaSetController {
+    fn input_version(store: &ObjectStore) -> u64 {
+        store.newest_version_of(&["pods", "replicasets.apps"])
+    }
+
+    fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         let mut pods_by_owner: HashMap<String, Pods> = HashMap::new();
         for (key, pod) in context.all("pods") {
             let owners = list(&pod, "/metadata/ownerReferences").iter();

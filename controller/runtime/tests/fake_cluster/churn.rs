@@ -20,7 +20,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt;
 use serde_json::Value;
 use serin_crds::RolloutCommand;
-use serin_crds::status::{CHECKPOINT_BYTES, STATUS_BYTES};
+use serin_crds::status::{CHECKPOINT_BYTES, RELEASE_ANALYSIS_BYTES, STATUS_BYTES};
 use serin_fake_cluster::FakeCluster;
 use serin_runtime::journal::Journal;
 use serin_runtime::reconcile::Safeguards;
@@ -187,18 +187,26 @@ impl World {
             let rollout = self.cluster.get_json("rollouts", SHOP, &name);
             let mut status = rollout.unwrap_or_default()["status"].take();
             let mut take = |field: &str| status.get_mut(field).map(Value::take);
-            let (plan, analysis) = (take("plan"), take("analysis"));
             let bytes = |value: &Value| value.to_string().len();
-            // These two have bounds of their own.
-            assert!(plan.as_ref().map_or(0, bytes) <= STATUS_BYTES, "{name}");
-            assert!(
-                analysis.as_ref().map_or(0, bytes) <= CHECKPOINT_BYTES + 1_024,
-                "{name}"
-            );
+            // What has a bound of its own, and the rest.
+            for (field, limit) in [
+                ("plan", STATUS_BYTES),
+                ("analysis", CHECKPOINT_BYTES + 1_024),
+                ("releaseAnalysis", RELEASE_ANALYSIS_BYTES + 1_024),
+            ] {
+                let size = take(field).as_ref().map_or(0, bytes);
+                assert!(size <= limit, "{name}: {field} has {size} bytes");
+            }
+            let fields: BTreeMap<_, _> = status
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(field, value)| (field, bytes(value)))
+                .collect();
             let bytes = bytes(&status);
             assert!(
                 bytes <= STATUS_BYTES,
-                "{name} has a status of {bytes} bytes"
+                "{name} has a status of {bytes} bytes: {fields:?}"
             );
             let largest = &mut self.measurements.largest_status_bytes;
             *largest = bytes.max(*largest);
