@@ -35,6 +35,8 @@ pub(crate) type Arguments = BTreeMap<String, Argument>;
 pub(crate) struct AnalysisDraft {
     /// The phase of the checks that are added. `None` for the whole release.
     pub phase: Option<&'static str>,
+    /// The phase of requests and Jobs that are added, if `phase` is `None`.
+    pub probe_phase: Option<&'static str>,
     address: Option<String>,
     bake_time: Option<String>,
     objectives: Vec<Value>,
@@ -68,7 +70,9 @@ impl AnalysisDraft {
     /// Adds a check or an objective, and returns its name. An equal entry is not added twice.
     pub fn add(&mut self, mut entry: Map<String, Value>) -> Result<String, String> {
         let is_objective = entry.contains_key("objective");
-        if let Some(phase) = self.phase.filter(|_| !is_objective) {
+        let is_probe = is_probe(&entry);
+        let phase = self.phase.or(self.probe_phase.filter(|_| is_probe));
+        if let Some(phase) = phase.filter(|_| !is_objective) {
             entry.insert("phase".to_owned(), json!(phase));
         }
         let (list, limit) = if is_objective {
@@ -118,6 +122,11 @@ impl AnalysisDraft {
         }
         Some(Value::Object(analysis))
     }
+}
+
+/// Whether a check is a request or a Job.
+fn is_probe(entry: &Map<String, Value>) -> bool {
+    entry.contains_key("http") || entry.contains_key("job")
 }
 
 /// Inserts arguments into a query. Fixed values become text, as in Argo Rollouts; values that Serin
@@ -278,6 +287,8 @@ fn not_a_number(text: &str) -> String {
 pub(crate) struct Converted {
     pub objectives: Vec<String>,
     pub checks: Vec<String>,
+    /// Checks by HTTP and by Job.
+    pub probes: Vec<String>,
     /// Whether a metric could not be converted.
     pub is_incomplete: bool,
     /// Time that all measurements of the analysis take, in seconds. `None` if it is not limited.
@@ -286,7 +297,7 @@ pub(crate) struct Converted {
 
 impl Converted {
     pub fn is_empty(&self) -> bool {
-        self.objectives.is_empty() && self.checks.is_empty()
+        self.objectives.is_empty() && self.checks.is_empty() && self.probes.is_empty()
     }
 
     /// Adds an entry to the analysis, or notes why that is impossible.
@@ -298,8 +309,10 @@ impl Converted {
         notes: &mut Notes,
     ) {
         let is_objective = entry.contains_key("objective");
+        let is_probe = is_probe(&entry);
         match analysis.add(entry) {
             Ok(name) if is_objective => self.objectives.push(name),
+            Ok(name) if is_probe => self.probes.push(name),
             Ok(name) => self.checks.push(name),
             Err(why) => {
                 self.is_incomplete = true;

@@ -14,21 +14,9 @@ pub(crate) struct Fields {
 
 /// Fields without a counterpart in any of the sources: name, level, why and what to do. A field that
 /// is not listed is reported as unknown.
-const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 26] = {
+const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 21] = {
     use NoteLevel::{Lost, NotYet};
     [
-        (
-            "canaryMetadata",
-            NotYet,
-            "labels and annotations of one side only are not supported",
-            "use the label serin.dev/revision of the pods",
-        ),
-        (
-            "stableMetadata",
-            NotYet,
-            "labels and annotations of one side only are not supported",
-            "use the label serin.dev/revision of the pods",
-        ),
         (
             "pingPong",
             Lost,
@@ -42,12 +30,6 @@ const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 26] = {
             "shorten scaleDownDelaySeconds",
         ),
         (
-            "restartAt",
-            Lost,
-            "a restart is a command and not a field",
-            "use kubectl serin restart",
-        ),
-        (
             "measurementRetention",
             Lost,
             "Serin stores no measurements; `kubectl serin explain --prometheus` reads them again",
@@ -58,12 +40,6 @@ const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 26] = {
             Lost,
             "Serin has no AnalysisRun objects",
             "remove it",
-        ),
-        (
-            "managedRoutes",
-            NotYet,
-            "header and mirror routes are not supported",
-            "route by header with a rule of your own in the HTTPRoute",
         ),
         (
             "inconclusiveLimit",
@@ -148,12 +124,6 @@ const WITHOUT_COUNTERPART: [(&str, NoteLevel, &str, &str); 26] = {
             Lost,
             "it belongs to the router",
             "write it into your DestinationRule or its counterpart",
-        ),
-        (
-            "patchPodTemplateMetadata",
-            NotYet,
-            "labels and annotations of one side only are not supported",
-            "use the label serin.dev/revision of the pods",
         ),
         (
             "failureThreshold",

@@ -7,6 +7,7 @@ use crate::http_route::gateway_parent;
 use crate::note::Translation;
 use crate::objects::{Objects, kruise_reference};
 use crate::rollout::RolloutDraft;
+use crate::side_metadata;
 
 /// Converts a Rollout.
 pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
@@ -56,6 +57,12 @@ pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
     for step in canary.objects("steps") {
         convert_step(step, replicas, &mut draft);
     }
+    side_metadata::convert(
+        &mut canary,
+        "patchPodTemplateMetadata",
+        "canaryMetadata",
+        &mut draft,
+    );
     canary.finish(&mut draft.notes);
     strategy.finish(&mut draft.notes);
     spec.finish(&mut draft.notes);

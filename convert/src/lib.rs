@@ -13,6 +13,7 @@ mod checks;
 mod deployment;
 mod fields;
 mod flagger;
+mod http_checks;
 mod http_route;
 mod kruise;
 mod nginx;
@@ -21,6 +22,7 @@ mod objects;
 mod promql;
 mod rollout;
 mod server_fields;
+mod side_metadata;
 
 pub use note::{Note, NoteLevel};
 pub use objects::{ObjectId, is_convertible};

@@ -40,6 +40,37 @@ impl RolloutDraft {
         self.canary.contains_key("trafficRouting")
     }
 
+    /// Whether all routes are of kinds that can hold rules for chosen requests.
+    pub fn can_choose_requests(&self) -> bool {
+        let routing = self.canary.get("trafficRouting").and_then(Value::as_object);
+        let of_gateways = |routes: &Value| {
+            let lists = ["httpRoute", "httpRoutes", "grpcRoutes"];
+            routes
+                .as_object()
+                .is_some_and(|routes| routes.keys().all(|list| lists.contains(&list.as_str())))
+        };
+        routing.is_some_and(|routing| {
+            routing.iter().all(|(field, routes)| match field.as_str() {
+                "gatewayAPI" => of_gateways(routes),
+                "istio" | "managedRoutes" | "settle" => true,
+                _ => false,
+            })
+        })
+    }
+
+    /// Lists the rule of a step, behind those that are known.
+    pub fn add_managed_route(&mut self, name: &str) {
+        let Some(Value::Object(routing)) = self.canary.get_mut("trafficRouting") else {
+            return;
+        };
+        let list = routing.entry("managedRoutes").or_insert_with(|| json!([]));
+        if let Value::Array(list) = list
+            && !list.iter().any(|known| known["name"] == name)
+        {
+            list.push(json!({"name": name}));
+        }
+    }
+
     /// Splits the traffic by an HTTPRoute.
     pub fn set_route(&mut self, route: &str) {
         let routing = json!({"gatewayAPI": {"httpRoute": route}});

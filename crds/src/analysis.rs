@@ -5,7 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis_template::{DefinitionRef, MAX_PARAMETERS, ParameterValue};
-use crate::comparison::{BaselineSpec, CountedUnit};
+use crate::comparison::{BaselineSpec, CalibrationSpec, CountedUnit};
+use crate::http_check::HttpCheckSpec;
+use crate::job_check::JobCheckSpec;
 use crate::rules;
 use crate::workload::is_unset;
 
@@ -178,8 +180,8 @@ pub struct KeyRefSpec {
 #[x_kube(validation = rules::reference_fields_require_ref())]
 #[x_kube(validation = rules::bad_requests_are_defined_once())]
 #[x_kube(validation = rules::latency_requires_histogram())]
-#[x_kube(validation = rules::indicator_distinguishes_variants())]
 #[x_kube(validation = rules::latency_counts_requests())]
+#[x_kube(validation = rules::calibration_distinguishes_pods())]
 pub struct ObjectiveSpec {
     /// Name of the objective, for example `availability`. Must be unique. Defaults to that of `ref`.
     /// Required without `ref`.
@@ -236,6 +238,12 @@ pub struct ObjectiveSpec {
     #[schemars(length(max = 128))]
     #[x_kube(validation = rules::label_name())]
     pub endpoint_label: Option<String>,
+    /// Calibration of the evidence with placebo releases, as `kubectl serin placebo` reports it. If
+    /// set, it takes the place of the estimate of how errors cluster, and the bound on false rollbacks
+    /// holds if the hour of a release is like the placebo hours. Requires series that distinguish pods.
+    /// Excludes `endpointLabel` and `baseline`. If unset, the clusters are estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationSpec>,
 }
 
 /// When a request is too slow.
@@ -265,10 +273,13 @@ pub enum GuardAction {
     RollBack,
 }
 
-/// A query that runs periodically and a condition that its result must meet, or a reference to one.
+/// A query or an HTTP request that runs periodically and a condition that its result must meet, a Job
+/// that must succeed, or a reference to a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::check_is_complete())]
+#[x_kube(validation = rules::one_source_of_a_check())]
+#[x_kube(validation = rules::job_has_a_phase())]
 #[x_kube(validation = rules::reference_fields_require_ref())]
 pub struct CheckSpec {
     /// Name of the check, for example `queue-length`. Must be unique. Defaults to that of `ref`.
@@ -293,21 +304,31 @@ pub struct CheckSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub parameters: Vec<ParameterValue>,
     /// PromQL query that returns a vector or a scalar. `{{args.NAME}}` is replaced by the value of
-    /// an argument, as a string literal. Defaults to that of `ref`. Required without `ref`.
+    /// an argument, as a string literal. Defaults to that of `ref`. Exactly one of `query`, `http`
+    /// and `job` must be set. With `ref`, none is needed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 4096))]
     pub query: String,
-    /// Arguments of the query. Every query also has the arguments `namespace`, `rollout`,
-    /// `canaryService`, `stableService`, `canaryReplicaSet` and `stableReplicaSet`. Defaults to
-    /// none.
+    /// HTTP request. Excludes `query`, `job` and `ref`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpCheckSpec>,
+    /// Job. Excludes `query`, `http`, `ref`, `condition` and `interval`, and requires another
+    /// `phase` than release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobCheckSpec>,
+    /// Arguments of the query, the request or the Job. Every check also has the arguments
+    /// `namespace`, `rollout`, `canaryService`, `stableService`, `canaryReplicaSet` and
+    /// `stableReplicaSet`. Defaults to none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub args: Vec<ArgSpec>,
     /// CEL expression that must be true, for example `result[0] < 0.05`. `result` is the list of
     /// the values of the vector, as doubles. A scalar is a list with one value. Text, maps and
-    /// concatenated lists are not supported, so that the cost of an evaluation is bounded. Defaults
-    /// to that of `ref`. Required without `ref`.
+    /// concatenated lists are not supported, so that the cost of an evaluation is bounded. With
+    /// `http`, the expression is over the integer `status` and over `body`, the JSON or the text of
+    /// the response, and defaults to `status >= 200 && status < 300`. Required with `query`. Defaults
+    /// to that of `ref`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 512))]
     pub condition: String,
@@ -317,8 +338,9 @@ pub struct CheckSpec {
     #[x_kube(validation = rules::duration())]
     pub interval: Option<String>,
     /// Time before the first query, for example `2m`. For `phase: release` it starts with the
-    /// canary's first traffic, otherwise with the phase. No check is queried before `warmUp` has
-    /// passed for the canary's first pods. The release waits for it. Defaults to 0s.
+    /// canary's first traffic, otherwise with the phase. Except in the phases `step` and
+    /// `beforeTraffic`, no check is queried before `warmUp` has passed for the canary's first pods.
+    /// The release waits for it. Defaults to 0s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = rules::duration())]
@@ -328,8 +350,10 @@ pub struct CheckSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub failure_limit: Option<i32>,
-    /// When the check is queried. `release`: from the first canary traffic until promotion.
-    /// `beforePromotion`: once all steps are complete. `bake`: during the bake. Defaults to
+    /// When the check is queried. `release`: from the first canary traffic until promotion. `step`:
+    /// only while a step `analysis` names it, which may come before the first traffic.
+    /// `beforeTraffic`: between the first canary pods and the first traffic, if the evidence sets the
+    /// pace. `beforePromotion`: once all steps are complete. `bake`: during the bake. Defaults to
     /// release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<CheckPhase>,
@@ -358,6 +382,10 @@ pub enum CheckPhase {
     /// From the first canary traffic until the release is promoted.
     #[default]
     Release,
+    /// While a step waits for the check.
+    Step,
+    /// Between the first canary pods and the first traffic, if the evidence sets the pace.
+    BeforeTraffic,
     /// Once all steps are complete, or the evidence is sufficient.
     BeforePromotion,
     /// During the bake of a release that has all of the traffic.
@@ -370,9 +398,11 @@ pub enum CheckPhase {
 pub enum Indicator {
     /// Traefik's request counters for the two Services of the Rollout.
     Traefik,
-    /// Envoy Gateway counts both Services together. This indicator is always rejected, with a
-    /// message that names the alternatives.
+    /// Envoy's counters for the two Services of the Rollout, as Envoy Gateway names them. Requires
+    /// `mergeBackends` in the EnvoyProxy: without it, Envoy counts both Services together.
     EnvoyGateway,
+    /// Envoy's counters for the two Services of the Rollout, as Contour names them.
+    Contour,
     /// Istio's standard metrics for the two Services, as reported by gateways and client sidecars.
     Istio,
     /// Linkerd's outbound metrics for the two Services as backends of an HTTPRoute.

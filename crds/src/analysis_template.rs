@@ -230,7 +230,8 @@ pub struct CheckDefinition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub failure_limit: Option<i32>,
-    /// When the check is queried: release, beforePromotion or bake. Defaults to release.
+    /// When the check is queried: release, step, beforeTraffic, beforePromotion or bake. Defaults to
+    /// release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<CheckPhase>,
     /// If true, the result is reported but never affects the rollout. Defaults to false.

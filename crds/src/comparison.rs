@@ -16,6 +16,20 @@ pub struct BaselineSpec {
     pub replicas: i32,
 }
 
+/// A temper that was found with placebo releases.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CalibrationSpec {
+    /// The temper. The logarithm of the evidence for a rollback is divided by it. 1 is the evidence for
+    /// independent errors.
+    #[schemars(range(min = 1, max = 1000))]
+    pub temper: f64,
+    /// Number of placebo hours with which it was found. At least the number of objectives, divided by
+    /// `rollback.falseRollbackProbability`, minus one: 99 for one objective with the default of 0.01.
+    #[schemars(range(min = 1, max = 10000))]
+    pub hours: i32,
+}
+
 /// What a pair of counters counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum CountedUnit {

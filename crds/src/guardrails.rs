@@ -103,8 +103,10 @@ pub struct Guardrails {
     /// Every image has a digest or a version tag, and all pods of a revision run the same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pinned: Option<ImagePinnedGuardrail>,
-    /// Every image is signed, by the verdict of the policy engine of the cluster.
+    /// Every image is signed, by the verdict of the policy engine of the cluster or with keys that are
+    /// checked in the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::signature_source())]
     pub image_signature: Option<ImageSignatureGuardrail>,
     /// Every serving container has a readiness probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,6 +178,10 @@ guardrail_options! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(length(max = 16), inner(length(min = 1, max = 128)))]
         pub forbidden_tags: Option<Vec<String>>,
+        /// If true, the registry is asked once for the digest of every tag, before the first pod of
+        /// a revision, and the pods of the revision run this digest. Defaults to false.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub resolve_digest: Option<bool>,
         /// Names of containers that are not checked. Defaults to none.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
@@ -193,14 +199,45 @@ pub enum SignatureVerifier {
     PolicyController,
 }
 
+/// Public key with which images are signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SignatureKey {
+    /// Name of the key. Must be unique.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name())]
+    pub name: String,
+    /// Public key in PEM (BEGIN PUBLIC KEY), as cosign writes it to cosign.pub: ECDSA with P-256 or
+    /// P-384, RSA with 2048 to 8192 bits, or Ed25519.
+    #[schemars(length(min = 1, max = 2048))]
+    pub public_key: String,
+    /// Images that the key may sign, as globs with their registry, for example
+    /// registry.example.com/team/**. Defaults to all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 255)))]
+    pub images: Vec<String>,
+}
+
 guardrail_options! {
-    /// Every image is signed, by the verdict of the policy engine of the cluster.
+    /// Every image is signed: by the verdict of the policy engine of the cluster, or with one of the
+    /// keys.
     ImageSignatureGuardrail {
         /// Policy engines whose verdict counts: Kyverno, PolicyController. One of them is enough.
-        /// Defaults to both.
+        /// Defaults to both. Cannot be combined with keys.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(length(min = 1, max = 2))]
         pub verifiers: Option<Vec<SignatureVerifier>>,
+        /// Public keys. One of them must have signed each image with cosign, which is checked in
+        /// the registry. The pods run the digest that was checked. Without keys, a policy engine
+        /// checks the signatures.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(length(max = 8))]
+        #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+        pub keys: Vec<SignatureKey>,
+        /// Images that need no signature with keys, as globs with their registry. Defaults to none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(length(max = 16), inner(length(min = 1, max = 255)))]
+        pub exempt_images: Vec<String>,
     }
 }
 

@@ -11,8 +11,18 @@ pub const REVISION_LABEL: &str = "serin.dev/revision";
 /// Annotation of a ReplicaSet with the hash of the user's template, which avoids another request to
 /// the API server.
 pub const TEMPLATE_HASH_ANNOTATION: &str = "serin.dev/template-hash";
+/// Annotation of the pods of a revision, and of the template of its ReplicaSet, with the names of the
+/// containers whose images have the digest of their tag, separated by commas.
+pub const PINNED_CONTAINERS_ANNOTATION: &str = "serin.dev/pinned-containers";
 /// Annotation of a ReplicaSet that was taken over, with the name of its Deployment.
 pub const DEPLOYMENT_ANNOTATION: &str = "serin.dev/deployment";
+/// Annotation of a pod, and of the template of a ReplicaSet, with a hash of the labels and
+/// annotations of its side of a release.
+pub const ADDED_METADATA_ANNOTATION: &str = "serin.dev/added-metadata";
+/// Annotation with the keys of the labels of its side, separated by commas.
+pub const ADDED_LABELS_ANNOTATION: &str = "serin.dev/added-labels";
+/// Annotation with the keys of the annotations of its side, separated by commas.
+pub const ADDED_ANNOTATIONS_ANNOTATION: &str = "serin.dev/added-annotations";
 /// Label of the pods of one ReplicaSet, as Deployments set it. The ReplicaSets of a Rollout have it,
 /// too, so that a Deployment can take them over without a change of their selectors, which are
 /// immutable.

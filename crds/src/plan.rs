@@ -4,14 +4,19 @@
 mod analysis;
 mod baseline;
 mod blue_green;
+mod calibration;
 mod canary;
+mod check_sources;
 mod checkpoint_size;
 mod checks;
+mod gates;
+mod managed_routes;
 mod object_name;
 mod pace;
 mod problem;
 mod routes;
 mod selector;
+mod side_metadata;
 mod steps;
 mod template_size;
 mod values;
@@ -31,6 +36,7 @@ use crate::workload::is_unset;
 use problem::Problems;
 use values::non_negative;
 
+const RESTART_AT: &str = "spec.restartAt";
 const REPLICAS_DEFAULT: i32 = 1;
 const REVISION_HISTORY_DEFAULT: i32 = 10;
 const PROGRESS_DEADLINE_SECONDS_DEFAULT: i32 = 600;
@@ -105,7 +111,11 @@ impl RolloutSpec {
         let window = self.rollback_window.as_ref().map(|window| window.revisions);
         let rollback_window =
             non_negative("spec.rollbackWindow.revisions", window, 0, &mut problems);
+        let restart_at = self.restart_at.as_deref();
+        let restart_at =
+            restart_at.and_then(|text| values::parse_time(RESTART_AT, text, &mut problems));
         workload::check_workload(self, &mut problems);
+        side_metadata::check(self, &mut problems);
         // The template of a Deployment is checked once it has been read.
         if !is_unset(&self.template) || (self.workload_ref.is_none() && !self.observes()) {
             template_size::check_size(&self.template, &mut problems);
@@ -113,6 +123,7 @@ impl RolloutSpec {
         }
         if self.observes() {
             workload::check_observed_selector(self, &mut problems);
+            workload::check_observed_strategy(self, &mut problems);
         }
         let exposure = self.exposure(name, &mut problems);
         let is_routed = matches!(exposure, Exposure::Weighted(_));
@@ -124,6 +135,7 @@ impl RolloutSpec {
             revision_history_limit: usize::try_from(history).unwrap_or(usize::MAX),
             rollback_window: usize::try_from(rollback_window).unwrap_or(usize::MAX),
             paused: self.paused.unwrap_or(false),
+            restart_at,
             workload: self.workload(),
             exposure,
             strategy,

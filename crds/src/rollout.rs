@@ -59,6 +59,7 @@ const REPLICAS: &str = "\
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::template_or_workload_ref())]
 #[x_kube(validation = rules::observe_mode_is_set_at_creation())]
+#[x_kube(validation = rules::observe_mode_compares_two_sides())]
 #[x_kube(validation = rules::adopt_requires_template())]
 #[x_kube(validation = rules::template_matches_selector())]
 #[x_kube(validation = rules::deadline_exceeds_min_ready())]
@@ -128,6 +129,14 @@ pub struct RolloutSpec {
     /// If true, the rollout does not advance. Defaults to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
+    /// Time at which all pods that were created before it are replaced, without a release, within
+    /// `maxSurge`, `maxUnavailable` and the disruption budgets of the pods, for example
+    /// 2027-01-31T12:00:00Z. A release that is in progress comes first. If unset, or once the pods
+    /// are replaced, nothing is restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    #[x_kube(validation = rules::restart_time())]
+    pub restart_at: Option<String>,
     /// Lets a return to a recent revision skip the steps if the last release of that revision was
     /// promoted. A revision that was aborted since, or superseded before it was promoted, runs its
     /// steps. If unset, every revision runs its steps.

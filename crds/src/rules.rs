@@ -193,6 +193,34 @@ pub(crate) fn no_reserved_labels() -> Rule {
     )
 }
 
+pub(crate) fn no_reserved_side_labels() -> Rule {
+    rule(
+        "self.all(key, !key.startsWith('serin.dev/') && key != 'pod-template-hash')",
+        "labels with the prefix serin.dev/ and the label pod-template-hash are reserved for the controller: use other keys",
+    )
+}
+
+pub(crate) fn no_reserved_side_annotations() -> Rule {
+    rule(
+        "self.all(key, !key.startsWith('serin.dev/'))",
+        "annotations with the prefix serin.dev/ are reserved for the controller: use other keys",
+    )
+}
+
+pub(crate) fn observe_mode_compares_two_sides() -> Rule {
+    rule(
+        "!has(self.mode) || self.mode != 'Observe' || !has(self.strategy.blueGreen)",
+        "spec.mode Observe compares two sides that have traffic at the same time, which blueGreen does not have: use strategy.canary, or remove mode",
+    )
+}
+
+pub(crate) fn restart_time() -> Rule {
+    rule(
+        "self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$')",
+        "not a time: write date and time with their offset from UTC, for example 2027-01-31T12:00:00Z",
+    )
+}
+
 pub(crate) fn deadline_exceeds_min_ready() -> Rule {
     rule(
         "(has(self.progressDeadlineSeconds) ? self.progressDeadlineSeconds : 600) > (has(self.minReadySeconds) ? self.minReadySeconds : 0)",
@@ -256,10 +284,38 @@ pub(crate) fn both_services_without_router() -> Rule {
     )
 }
 
+pub(crate) fn managed_route_name() -> Rule {
+    rule(
+        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "not a valid name of a managed route: use at most 63 lowercase letters, digits and dashes",
+    )
+}
+
+pub(crate) fn header_or_cookie() -> Rule {
+    rule(
+        "has(self.headerName) == has(self.headerValue) && has(self.headerName) != has(self.cookie)",
+        "a match is one header or one cookie: set headerName and headerValue, or cookie",
+    )
+}
+
+pub(crate) fn one_string_match() -> Rule {
+    rule(
+        "[has(self.exact), has(self.prefix), has(self.regex)].filter(x, x).size() == 1",
+        "a condition on a text needs exactly one of exact, prefix and regex: set one of them",
+    )
+}
+
+pub(crate) fn a_condition_is_set() -> Rule {
+    rule(
+        "has(self.method) || has(self.path) || has(self.headers)",
+        "a match needs a condition: set method, path or headers, for example path: {prefix: /} for every request",
+    )
+}
+
 pub(crate) fn steps_require_router() -> Rule {
     rule(
-        "has(self.trafficRouting) || !has(self.steps) || self.steps.all(step, !has(step.setCanaryScale))",
-        "setCanaryScale requires a router, because without one the replica counts determine the weights: add trafficRouting, or use setWeight",
+        "has(self.trafficRouting) || !has(self.steps) || self.steps.all(step, !has(step.setCanaryScale) && !has(step.setHeaderRoute) && !has(step.setMirrorRoute))",
+        "setCanaryScale, setHeaderRoute and setMirrorRoute require a router, because without one the replica counts determine the weights: add trafficRouting, or use setWeight",
     )
 }
 
@@ -354,6 +410,13 @@ pub(crate) fn names_are_distinct() -> Rule {
     )
 }
 
+pub(crate) fn a_traefik_object_is_set() -> Rule {
+    rule(
+        "has(self.traefikServices) || has(self.ingressRoutes)",
+        "the router is missing: set traefikServices or ingressRoutes",
+    )
+}
+
 pub(crate) fn a_match_is_set() -> Rule {
     rule(
         "has(self.port) || has(self.sniHosts)",
@@ -438,17 +501,17 @@ pub(crate) fn latency_requires_histogram() -> Rule {
     )
 }
 
-pub(crate) fn indicator_distinguishes_variants() -> Rule {
-    rule(
-        "!has(self.indicator) || self.indicator != 'envoy-gateway'",
-        "Envoy Gateway counts all backends of a rule together, so canary and stable cannot be distinguished: use the indicator pod, or custom counters",
-    )
-}
-
 pub(crate) fn latency_counts_requests() -> Rule {
     rule(
         "!has(self.latency) || !has(self.counters) || !has(self.counters.unit) || self.counters.unit == 'Request'",
         "a latency objective counts requests, because its histogram does: remove counters.unit, or replace latency with counters of slow sessions",
+    )
+}
+
+pub(crate) fn calibration_distinguishes_pods() -> Rule {
+    rule(
+        "!has(self.calibration) || (!has(self.endpointLabel) && (has(self.indicator) ? self.indicator == 'pod' : (!has(self.counters) || !has(self.counters.variants) || !has(self.counters.variants.label))))",
+        "calibration needs placebo releases, which compare pods and add up all endpoints: use the indicator pod or counters with variants.podLabel, and remove endpointLabel, or remove calibration",
     )
 }
 
@@ -485,6 +548,13 @@ pub(crate) fn guardrail_name() -> Rule {
     rule(
         "self in ['resources', 'imagePinned', 'imageSignature', 'probes', 'networkPolicy', 'podSecurity', 'secretsManager', 'vulnerabilities', 'policyReports', 'observability', 'disruptionBudget', 'spread', 'priority'] || self.matches('^custom/[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
         "not a guardrail: use the name of a guardrail in a RolloutPolicy, for example networkPolicy, or custom/NAME",
+    )
+}
+
+pub(crate) fn signature_source() -> Rule {
+    rule(
+        "!has(self.keys) || size(self.keys) == 0 || !has(self.verifiers)",
+        "keys are checked in the registry, and verifiers are policy engines of the cluster: remove one of them",
     )
 }
 
@@ -541,8 +611,99 @@ pub(crate) fn objective_is_complete() -> Rule {
 
 pub(crate) fn check_is_complete() -> Rule {
     rule(
-        "has(self.ref) || (has(self.name) && has(self.query) && has(self.condition))",
-        "a check needs name, query and condition: add them, or refer to the check of a policy or template with ref",
+        "has(self.ref) || (has(self.name) && (!has(self.query) || has(self.condition)))",
+        "a check needs a name, and a query needs a condition: add them, or refer to the check of a policy or template with ref",
+    )
+}
+
+pub(crate) fn one_source_of_a_check() -> Rule {
+    rule(
+        "has(self.ref) ? !has(self.http) && !has(self.job) : [has(self.query), has(self.http), has(self.job)].filter(x, x).size() == 1",
+        "a check needs exactly one of query, http and job, and with ref neither http nor job: keep one of them",
+    )
+}
+
+pub(crate) fn job_has_a_phase() -> Rule {
+    rule(
+        "!has(self.job) || (has(self.phase) && self.phase != 'release' && !has(self.condition) && !has(self.interval))",
+        "a Job runs once and its success decides: set phase to step, beforeTraffic, beforePromotion or bake, and remove condition and interval",
+    )
+}
+
+pub(crate) fn http_check_url() -> Rule {
+    rule(
+        "self.matches('^https?://[^/?#@[:space:]]+(/[^#[:space:]]*)?$')",
+        "not a URL for a check: use http or https with host and port, without user name, password and fragment, for example http://checkout-canary.shop.svc:8080/healthz",
+    )
+}
+
+pub(crate) fn header_name() -> Rule {
+    rule(
+        "self.matches('^[-A-Za-z0-9_]+$') && !(self.lowerAscii() in ['connection', 'content-length', 'host', 'te', 'transfer-encoding', 'upgrade'])",
+        "not an allowed header name: use letters, digits, dashes and underscores, for example Authorization, and no header of the connection",
+    )
+}
+
+pub(crate) fn header_value() -> Rule {
+    rule(
+        "self.matches('^[ -~]*$')",
+        "not a valid header value: use printable ASCII characters",
+    )
+}
+
+pub(crate) fn exactly_one_header_value() -> Rule {
+    rule(
+        "has(self.value) != has(self.valueFrom)",
+        "a header needs exactly one of value and valueFrom: keep one of them",
+    )
+}
+
+pub(crate) fn secret_headers_require_https() -> Rule {
+    rule(
+        "!has(self.headers) || self.headers.all(header, !has(header.valueFrom)) || self.url.startsWith('https://') || (has(self.allowInsecureHeaders) && self.allowInsecureHeaders)",
+        "a header from a Secret would be sent unencrypted: change url to https://..., or set allowInsecureHeaders: true",
+    )
+}
+
+pub(crate) fn one_kind_of_gate() -> Rule {
+    rule(
+        "has(self.approval) != has(self.object)",
+        "a gate waits for exactly one thing: set approval or object",
+    )
+}
+
+pub(crate) fn on_expiry_requires_expire_after() -> Rule {
+    rule(
+        "!has(self.onExpiry) || has(self.expireAfter)",
+        "onExpiry requires expireAfter: add expireAfter, for example 24h, or remove onExpiry",
+    )
+}
+
+pub(crate) fn a_cluster_object_has_no_namespace() -> Rule {
+    rule(
+        "!has(self.namespace) || !has(self.clusterScoped) || !self.clusterScoped",
+        "an object of the cluster has no namespace: remove namespace or clusterScoped",
+    )
+}
+
+pub(crate) fn secrets_are_no_gates() -> Rule {
+    rule(
+        "self.resource != 'secrets' || self.apiVersion.contains('/')",
+        "a gate must not read Secrets: use another object, for example a ConfigMap",
+    )
+}
+
+pub(crate) fn api_version() -> Rule {
+    rule(
+        "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[0-9][a-z0-9]*$')",
+        "not a group and version: write for example v1, batch/v1 or cert-manager.io/v1",
+    )
+}
+
+pub(crate) fn resource_name() -> Rule {
+    rule(
+        "self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "not a resource: use the plural name in lowercase as in an RBAC rule, for example jobs",
     )
 }
 

@@ -7,8 +7,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::gate::GateSpec;
+use crate::managed_routes::{HeaderRouteSpec, MirrorRouteSpec};
 use crate::rollout::{MAX_REPLICAS, MAX_SECONDS};
 use crate::rules;
+use crate::side_metadata::SideMetadata;
 use crate::traffic_routing::TrafficRoutingSpec;
 
 /// How a new revision replaces the stable one. Exactly one of the fields must be set. While a release
@@ -56,8 +59,8 @@ pub struct BlueGreenSpec {
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::service_name())]
     pub preview_service: Option<String>,
-    /// Number of pods of the new revision until the switch is due. Then it gets all of its `replicas`.
-    /// Defaults to `replicas`.
+    /// Number of pods of the new revision until the switch is due, at most `replicas`. Then it gets
+    /// all of its `replicas`. Defaults to `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_REPLICAS))]
     pub preview_replica_count: Option<i32>,
@@ -92,6 +95,15 @@ pub struct BlueGreenSpec {
     /// Excludes `workloadRef` and `adopt`. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anti_affinity: Option<AntiAffinitySpec>,
+    /// Labels and annotations of the pods of the revision that replaces another one, until it is
+    /// stable. They are not part of the revision: a change of them starts no release and no pod.
+    /// Defaults to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview_metadata: Option<SideMetadata>,
+    /// Labels and annotations of the pods of the stable revision. They are changed in place.
+    /// Defaults to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_metadata: Option<SideMetadata>,
     /// Number of container restarts that aborts the release, over all pods of the new revision since
     /// the release began. Restarts that pods of the old one have in the same proportion, or that come
     /// with a restart of the node, do not count. A crash loop always aborts. Defaults to 2.
@@ -113,6 +125,8 @@ impl BlueGreenSpec {
             scale_down_delay_seconds: self.scale_down_delay_seconds,
             abort_scale_down_delay_seconds: self.abort_scale_down_delay_seconds,
             anti_affinity: self.anti_affinity.clone(),
+            canary_metadata: self.preview_metadata.clone(),
+            stable_metadata: self.active_metadata.clone(),
             pod_restart_limit: self.pod_restart_limit,
             traffic_routing: self.traffic_routing.clone(),
             ..CanarySpec::default()
@@ -190,6 +204,13 @@ pub struct CanarySpec {
     /// Excludes `workloadRef` and `adopt`. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anti_affinity: Option<AntiAffinitySpec>,
+    /// Labels and annotations of the canary pods, until their revision is stable. They are not part
+    /// of the revision: a change of them starts no release and no pod. Defaults to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_metadata: Option<SideMetadata>,
+    /// Labels and annotations of the stable pods. They are changed in place. Defaults to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_metadata: Option<SideMetadata>,
     /// Number of container restarts that aborts the release, over all canary pods since the release
     /// began. Restarts that stable pods have in the same proportion, or that come with a restart of
     /// the node, do not count. A crash loop always aborts. Defaults to 2.
@@ -258,8 +279,8 @@ pub struct PaceSpec {
 /// A step. Exactly one of its fields must be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.setCanaryScale), has(self.analysis)].filter(x, x).size() == 1")
-    .message("a step must have exactly one of setWeight, pause, setCanaryScale, analysis"))]
+#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.setCanaryScale), has(self.analysis), has(self.gate), has(self.setHeaderRoute), has(self.setMirrorRoute)].filter(x, x).size() == 1")
+    .message("a step must have exactly one of setWeight, pause, setCanaryScale, analysis, gate, setHeaderRoute, setMirrorRoute"))]
 pub struct StepSpec {
     /// Share of the traffic that goes to the canary, in percent, with up to three decimals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -275,6 +296,19 @@ pub struct StepSpec {
     /// checks, or sufficient evidence to promote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<AnalysisStepSpec>,
+    /// Waits for a person's approval, or for a condition on an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateSpec>,
+    /// Sends requests with a header or a cookie to the canary, at any weight, until a later step
+    /// removes the rule or the release ends. Requires `trafficRouting` with `managedRoutes`, whose
+    /// routes are HTTPRoutes, GRPCRoutes or VirtualServices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_header_route: Option<HeaderRouteSpec>,
+    /// Copies requests to the canary, until a later step removes the rule or the release ends.
+    /// Requires `trafficRouting` with `managedRoutes`, whose routes are HTTPRoutes, GRPCRoutes or
+    /// VirtualServices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_mirror_route: Option<MirrorRouteSpec>,
 }
 
 /// A pause.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serin_core::layer4_rule::{Layer4Protocol, Layer4Rule};
 use serin_core::plan::{RouteKind, RouteRef};
 
+use crate::managed_routes::{MAX_MANAGED_ROUTES, ManagedRouteName};
 use crate::rules;
 
 /// Maximum number of routes and rules of a Rollout together. Each needs an authorization check at
@@ -31,7 +32,8 @@ pub struct TrafficRoutingSpec {
     /// Canary Ingress of ingress-nginx. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nginx: Option<NginxSpec>,
-    /// Traefik's own services. Defaults to none. Traefik also serves the routes of `gatewayAPI`.
+    /// Traefik's own services and routes. Defaults to none. Traefik also serves the routes of
+    /// `gatewayAPI`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traefik: Option<TraefikSpec>,
     /// Contour's HTTPProxies. Defaults to none. Contour also serves the routes of `gatewayAPI`.
@@ -40,6 +42,12 @@ pub struct TrafficRoutingSpec {
     /// Routes of the APISIX ingress controller. Defaults to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apisix: Option<ApisixSpec>,
+    /// Names of the rules that the steps `setHeaderRoute` and `setMirrorRoute` set. Where a router
+    /// takes the first rule that matches, the first of the list wins. Defaults to none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_MANAGED_ROUTES))]
+    #[x_kube(validation = rules::names_are_distinct())]
+    pub managed_routes: Vec<ManagedRouteName>,
     /// Time that the router needs to apply a change after its route reports it, for example `2s`.
     /// Defaults to 2s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,14 +179,21 @@ pub struct NginxSpec {
     pub canary_ingress: String,
 }
 
-/// TraefikServices in the Rollout's namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+/// TraefikServices and IngressRoutes in the Rollout's namespace. At least one must be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::a_traefik_object_is_set())]
 pub struct TraefikSpec {
     /// TraefikServices with `spec.weighted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_ROUTES))]
     #[x_kube(validation = rules::names_are_distinct())]
-    pub traefik_services: Vec<RouteObject>,
+    pub traefik_services: Option<Vec<RouteObject>>,
+    /// IngressRoutes. Every route of them that has the stable Service is split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_ROUTES))]
+    #[x_kube(validation = rules::names_are_distinct())]
+    pub ingress_routes: Option<Vec<RouteObject>>,
 }
 
 /// Contour HTTPProxies in the Rollout's namespace.
@@ -247,10 +262,7 @@ impl TrafficRoutingSpec {
             .flat_map(GatewayApiSpec::named_routes);
         let of_istio = self.istio.iter().flat_map(IstioSpec::named_routes);
         let of_nginx = self.nginx.iter().map(NginxSpec::named_route);
-        let of_traefik = self.traefik.iter().flat_map(|traefik| {
-            let (field, kind) = ("traefik.traefikServices", RouteKind::TraefikService);
-            named_objects(field, kind, &traefik.traefik_services)
-        });
+        let of_traefik = self.traefik.iter().flat_map(TraefikSpec::named_routes);
         let of_contour = self.contour.iter().flat_map(|contour| {
             let (field, kind) = ("contour.httpProxies", RouteKind::HttpProxy);
             named_objects(field, kind, &contour.http_proxies)
@@ -312,6 +324,22 @@ impl NginxSpec {
         let path = "nginx.canaryIngress".to_owned();
         let (kind, name) = (RouteKind::Ingress, &self.canary_ingress);
         NamedRoute::new(path.clone(), path, kind, name, None)
+    }
+}
+
+impl TraefikSpec {
+    pub(crate) fn named_routes(&self) -> Vec<NamedRoute> {
+        let services = self.traefik_services.iter().flat_map(|services| {
+            named_objects(
+                "traefik.traefikServices",
+                RouteKind::TraefikService,
+                services,
+            )
+        });
+        let routes = self.ingress_routes.iter().flat_map(|routes| {
+            named_objects("traefik.ingressRoutes", RouteKind::IngressRoute, routes)
+        });
+        services.chain(routes).collect()
     }
 }
 

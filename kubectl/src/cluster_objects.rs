@@ -34,7 +34,7 @@ const fn namespaced(
     }
 }
 
-const KINDS: [ReadableKind; 18] = [
+const KINDS: [ReadableKind; 19] = [
     namespaced(
         &["deployment", "deploy"],
         "apps",
@@ -98,6 +98,13 @@ const KINDS: [ReadableKind; 18] = [
         "v1alpha1",
         "TraefikService",
         "traefikservices",
+    ),
+    namespaced(
+        &["ingressroute"],
+        "traefik.io",
+        "v1alpha1",
+        "IngressRoute",
+        "ingressroutes",
     ),
     namespaced(
         &["httpproxy"],

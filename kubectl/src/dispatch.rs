@@ -110,15 +110,19 @@ async fn start_async(invocation: &Invocation, color: ColorChoice) -> Result<Exit
         Task::Replay(args) => {
             let connection = connect_if(args.file.is_none()).await?;
             let mut out = AutoStream::new(io::stdout(), color);
+            let mut aside = AutoStream::new(io::stderr(), color);
             let display = DisplayContext::from_terminal();
-            replay::run(args, namespace, connection.as_ref(), &display, &mut out).await?;
+            let connection = connection.as_ref();
+            replay::run(args, namespace, connection, &display, &mut out, &mut aside).await?;
             return Ok(Exit::Done);
         }
         Task::Placebo(args) => {
             let connection = connect_if(args.name.is_some()).await?;
             let mut out = AutoStream::new(io::stdout(), color);
+            let mut aside = AutoStream::new(io::stderr(), color);
             let display = DisplayContext::from_terminal();
-            placebo::run(args, namespace, connection.as_ref(), &display, &mut out).await?;
+            let connection = connection.as_ref();
+            placebo::run(args, namespace, connection, &display, &mut out, &mut aside).await?;
             return Ok(Exit::Done);
         }
         _ => {}

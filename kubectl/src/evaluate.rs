@@ -11,13 +11,15 @@ use serin_analysis::line_evaluator::{
     LineEvaluator, LineEvaluatorConfig, LineVerdict, OutputLine, TickLine,
 };
 use serin_analysis::{AnalysisConfig, EvidenceConfig};
+use serin_metrics_analysis::prometheus::Server;
+use serin_metrics_analysis::settings::Settings;
 
 use crate::chart::{EvidencePoint, EvidenceSeries};
 use crate::cli::EvaluateArgs;
 use crate::display::DisplayContext;
 use crate::exit::{CliError, Exit};
 use crate::json_line;
-use crate::manifest::yaml_error;
+use crate::manifest::{self, Manifest, yaml_error};
 
 /// Maximum length of an input line: enough for the counts of about ten thousand pods.
 const LONGEST_LINE_BYTES: u64 = 1 << 20;
@@ -36,22 +38,15 @@ pub fn run(
     out: &mut dyn Write,
     aside: &mut dyn Write,
 ) -> Result<(), CliError> {
-    let (config, engine) = match args.config.as_deref() {
-        Some(file) => read_config(file)?,
-        None => (
-            LineEvaluatorConfig::default(),
-            LineEvaluator::new(&LineEvaluatorConfig::default())
-                .map_err(|error| usage_error(error.to_string()))?,
-        ),
-    };
-    let defaults = EvidenceConfig::for_budget_fraction(config.slo.map_or_else(
-        || EvidenceConfig::default().budget_fraction,
-        |slo| 1.0 - slo,
-    ));
+    let Rule {
+        engine,
+        alpha,
+        margin,
+    } = Rule::from_args(args)?;
     let mut course = EvidenceSeries {
         title: "Evidence by tick time in seconds".to_owned(),
-        threshold: 1.0 / config.alpha.unwrap_or(AnalysisConfig::default().alpha),
-        margin: Some(config.delta1.unwrap_or(defaults.delta1)),
+        threshold: 1.0 / alpha,
+        margin: Some(margin),
         ..EvidenceSeries::default()
     };
     let is_drawn = args.chart || args.svg.file.is_some();
@@ -85,6 +80,76 @@ pub fn run(
     }
     chart.write_svg(&args.svg)?;
     ended
+}
+
+/// The rule that is applied.
+struct Rule {
+    engine: LineEvaluator,
+    /// Maximum probability of rolling back a good release.
+    alpha: f64,
+    /// Margin of a promotion, as a fraction of requests.
+    margin: f64,
+}
+
+impl Rule {
+    fn from_args(args: &EvaluateArgs) -> Result<Self, CliError> {
+        if let Some(file) = &args.file {
+            let manifest = manifest::read(file, &args.policies)?;
+            return Self::of_rollout(&manifest, args.objective.as_deref());
+        }
+        let (config, engine) = match args.config.as_deref() {
+            Some(file) => read_config(file)?,
+            None => (
+                LineEvaluatorConfig::default(),
+                LineEvaluator::new(&LineEvaluatorConfig::default())
+                    .map_err(|error| usage_error(error.to_string()))?,
+            ),
+        };
+        let defaults = EvidenceConfig::for_budget_fraction(config.slo.map_or_else(
+            || EvidenceConfig::default().budget_fraction,
+            |slo| 1.0 - slo,
+        ));
+        Ok(Self {
+            engine,
+            alpha: config.alpha.unwrap_or(AnalysisConfig::default().alpha),
+            margin: config.delta1.unwrap_or(defaults.delta1),
+        })
+    }
+
+    /// The rule of an objective of a Rollout. The default is the first one.
+    fn of_rollout(manifest: &Manifest, objective: Option<&str>) -> Result<Self, CliError> {
+        let invalid = |message: String| {
+            usage_error(format!(
+                "Rollout {} cannot be used: {message}",
+                manifest.name
+            ))
+        };
+        let spec = manifest.spec.analysis.as_ref();
+        let spec = spec.ok_or_else(|| invalid("it has no spec.analysis".to_owned()))?;
+        let mut objectives = spec.objectives.iter();
+        let found = match objective {
+            Some(name) => objectives.find(|objective| objective.name == name),
+            None => objectives.next(),
+        };
+        let found = found.ok_or_else(|| {
+            let names = spec.objectives.iter().map(|one| one.name.as_str());
+            let names = names.collect::<Vec<_>>().join(", ");
+            let error = match objective {
+                Some(name) => invalid(format!("it has no objective {name}")),
+                None => invalid("it has no objective".to_owned()),
+            };
+            error.hint(format!("It has the objectives: {names}."))
+        })?;
+        let settings =
+            Settings::new(spec, None, Server::default()).map_err(|error| invalid(error.message))?;
+        let evidence = settings.objective(found, None, true).evidence;
+        Ok(Self {
+            alpha: settings.analysis.alpha,
+            margin: evidence.delta1,
+            engine: LineEvaluator::with_rule(settings.analysis, evidence)
+                .map_err(|error| invalid(error.to_string()))?,
+        })
+    }
 }
 
 fn point(line: &OutputLine) -> EvidencePoint {
@@ -312,6 +377,9 @@ mod tests {
     fn an_svg_without_data_is_an_error() {
         let args = EvaluateArgs {
             config: None,
+            file: None,
+            policies: Vec::new(),
+            objective: None,
             chart: false,
             svg: SvgArgs {
                 file: Some("evidence.svg".into()),

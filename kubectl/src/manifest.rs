@@ -1,14 +1,16 @@
 //! Reads a Rollout from a YAML file and validates it as the controller does.
 
-use std::io::Read;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use serin_core::plan::Plan;
 use serin_crds::RolloutSpec;
 use serin_crds::names::GROUP;
 
-use crate::display_text::printable_object;
+use crate::connect::Connection;
+use crate::display_text::{printable, printable_object};
+use crate::effective::{PolicySet, policies_of};
 use crate::exit::{CliError, Exit};
 
 /// The supported API version.
@@ -23,18 +25,20 @@ pub struct Manifest {
     pub name: String,
     /// Its namespace, if set.
     pub namespace: Option<String>,
-    /// Its spec.
+    /// Its spec, with what policies contribute.
     pub spec: RolloutSpec,
     /// Its plan.
     pub plan: Plan,
 }
 
-/// Reads the Rollout from a file, or from standard input if the file is `-`.
+/// Reads the Rollout from a file, or from standard input if the file is `-`. RolloutPolicies and
+/// AnalysisTemplates of the same file and of `policies` contribute to its spec.
 ///
 /// # Errors
-/// Fails if the file cannot be read, does not contain exactly one Rollout, or the Rollout is
-/// invalid.
-pub fn read(file: &Path) -> Result<Manifest, CliError> {
+/// Fails if a file cannot be read, the file does not contain exactly one Rollout, or the Rollout is
+/// invalid or cannot be resolved.
+pub fn read(file: &Path, policies: &[PathBuf]) -> Result<Manifest, CliError> {
+    let policies = PolicySet::read(policies)?;
     let unreadable = |error: std::io::Error| {
         usage_error(format!("-f {}: cannot be read: {error}", file.display()))
     };
@@ -47,7 +51,7 @@ pub fn read(file: &Path) -> Result<Manifest, CliError> {
     } else {
         std::fs::read_to_string(file).map_err(unreadable)?
     };
-    parse(&text, &format!("-f {}", file.display()))
+    parse_with(&text, &format!("-f {}", file.display()), policies)
 }
 
 /// Parses the only Rollout among the documents of `text`. `source` is the start of each error.
@@ -55,6 +59,10 @@ pub fn read(file: &Path) -> Result<Manifest, CliError> {
 /// # Errors
 /// Same as [`read`].
 pub fn parse(text: &str, source: &str) -> Result<Manifest, CliError> {
+    parse_with(text, source, PolicySet::default())
+}
+
+fn parse_with(text: &str, source: &str, mut policies: PolicySet) -> Result<Manifest, CliError> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text)
         .map_err(|error| usage_error(format!("{source}: {}", yaml_error(&error))))?;
     let rollouts: Vec<&Value> = documents
@@ -78,14 +86,40 @@ pub fn parse(text: &str, source: &str) -> Result<Manifest, CliError> {
             several => usage_error(format!("{source}: contains {several} Rollouts; keep one")),
         });
     };
-    from_object(rollout, source)
+    for document in &documents {
+        policies.add(document);
+    }
+    from_object(rollout, source, &policies)
 }
 
-/// Validates a Rollout object. `source` is the start of each error.
+/// Validates a Rollout of the cluster with the policies of these files, or with those of the cluster
+/// if there are no files. Writes to `aside` what could not be read.
+///
+/// # Errors
+/// Returns the invalid fields, or the file that cannot be read.
+pub async fn of_cluster(
+    connection: &Connection,
+    rollout: &Value,
+    policies: &[PathBuf],
+    aside: &mut (dyn Write + Send),
+) -> Result<Manifest, CliError> {
+    let (policies, notes) = policies_of(connection, policies).await?;
+    for note in notes {
+        writeln!(aside, "{}", printable(&note))?;
+    }
+    let name = rollout["metadata"]["name"].as_str().unwrap_or_default();
+    from_object(rollout, &format!("Rollout {name}"), &policies)
+}
+
+/// Validates a Rollout object with what `policies` contribute. `source` is the start of each error.
 ///
 /// # Errors
 /// Returns the invalid fields.
-pub fn from_object(rollout: &Value, source: &str) -> Result<Manifest, CliError> {
+pub fn from_object(
+    rollout: &Value,
+    source: &str,
+    policies: &PolicySet,
+) -> Result<Manifest, CliError> {
     // Whoever wrote the file chose its texts, and others see them on their terminals.
     let rollout = &printable_object(rollout)
         .map_err(|error| usage_error(format!("{source}: cannot be read: {error}")))?;
@@ -103,6 +137,27 @@ pub fn from_object(rollout: &Value, source: &str) -> Result<Manifest, CliError> 
             )));
         }
     };
+    let written = written_spec(rollout, &name, source)?;
+    let spec = effective_spec(rollout, written, source, policies)?;
+    let plan = spec.plan(&name).map_err(|errors| {
+        let invalid = usage_error(format!("{source}: Rollout {name} is invalid"));
+        errors
+            .iter()
+            .fold(invalid, |invalid, error| invalid.hint(error.to_string()))
+    })?;
+    let namespace = rollout["metadata"]["namespace"]
+        .as_str()
+        .map(ToOwned::to_owned);
+    Ok(Manifest {
+        name,
+        namespace,
+        spec,
+        plan,
+    })
+}
+
+/// The spec as it is written.
+fn written_spec(rollout: &Value, name: &str, source: &str) -> Result<RolloutSpec, CliError> {
     let version = rollout["apiVersion"].as_str().unwrap_or_default();
     if version != API_VERSION {
         return Err(usage_error(format!(
@@ -133,21 +188,35 @@ pub fn from_object(rollout: &Value, source: &str) -> Result<Manifest, CliError> 
             "unknown field; correct its name, or remove it",
         ));
     }
-    let plan = spec.plan(&name).map_err(|errors| {
-        let invalid = usage_error(format!("{source}: Rollout {name} is invalid"));
-        errors
-            .iter()
-            .fold(invalid, |invalid, error| invalid.hint(error.to_string()))
-    })?;
-    let namespace = rollout["metadata"]["namespace"]
-        .as_str()
-        .map(ToOwned::to_owned);
-    Ok(Manifest {
-        name,
-        namespace,
-        spec,
-        plan,
-    })
+    Ok(spec)
+}
+
+/// The spec with what policies contribute. Their texts are made printable, too.
+fn effective_spec(
+    rollout: &Value,
+    written: RolloutSpec,
+    source: &str,
+    policies: &PolicySet,
+) -> Result<RolloutSpec, CliError> {
+    if policies.is_empty() {
+        return Ok(written);
+    }
+    let name = rollout["metadata"]["name"].as_str().unwrap_or_default();
+    let effective = policies.resolve(rollout, &written);
+    if !effective.problems.is_empty() {
+        let message = format!("{source}: Rollout {name} cannot be resolved with its policies");
+        let problems = effective.problems.iter().map(ToString::to_string);
+        return Err(problems.fold(usage_error(message), |error, problem| {
+            error.hint(printable(&problem))
+        }));
+    }
+    let unreadable = |error: serde_json::Error| {
+        usage_error(format!(
+            "{source}: Rollout {name}: its effective spec cannot be read: {error}"
+        ))
+    };
+    let mut object = printable_object(&json!({"spec": effective.spec})).map_err(unreadable)?;
+    serde_json::from_value(object["spec"].take()).map_err(unreadable)
 }
 
 /// A YAML syntax error with its line, for the author of the file.

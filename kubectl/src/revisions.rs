@@ -5,8 +5,8 @@ use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use serde_json::{Map, Value};
-use serin_crds::anti_affinity;
 use serin_crds::names::{POD_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL};
+use serin_crds::{anti_affinity, side_metadata};
 
 use crate::connect::{Connection, send_exact};
 use crate::exit::{CliError, Exit};
@@ -95,6 +95,7 @@ fn without_additions(mut template: Value) -> Value {
         }
     }
     anti_affinity::remove(&mut template);
+    side_metadata::remove(&mut template);
     template
 }
 

@@ -183,7 +183,7 @@ fn a_step_that_cannot_be_decided_waits_for_a_person() {
             {"setWeight": 20},
             {"analysis": {"duration": "120s"}},
             {"setWeight": 40},
-            {"pause": {}},
+            {"analysis": {"checks": ["smoke"]}},
             {"pause": {}},
         ])
     );
@@ -195,11 +195,16 @@ fn a_step_that_cannot_be_decided_waits_for_a_person() {
         note(&conversion, "steps[4].experiment").level,
         NoteLevel::NotYet
     );
-    assert!(
-        note(&conversion, "metrics[0].provider")
-            .message
-            .contains("provider web")
+    let smoke = &rollout["spec"]["analysis"]["checks"][1];
+    assert_eq!(
+        (&smoke["phase"], &smoke["http"]["url"]),
+        (&json!("step"), &json!("http://search/health"))
     );
+    assert_eq!(
+        smoke["condition"],
+        "status >= 200 && status < 300 && (body.status == \"ok\")"
+    );
+    assert_eq!(note(&conversion, "web.url").level, NoteLevel::Changed);
 }
 
 #[test]
@@ -421,8 +426,13 @@ fn blue_green_of_argo_keeps_its_services_and_its_analysis_in_both_phases() {
         json!({"blueGreen": {
             "activeService": "billing", "previewService": "billing-preview",
             "previewReplicaCount": 1, "autoPromotionEnabled": false, "scaleDownDelaySeconds": 60,
+            "previewMetadata": {"labels": {"role": "preview"}},
+            "activeMetadata": {"labels": {"role": "active"}, "annotations": {"team": "payments"}},
         }})
     );
+    assert_eq!(spec["restartAt"], "2026-11-30T12:00:00Z");
+    let replaced = note(&conversion, "previewMetadata.labels[app]");
+    assert_eq!(replaced.level, NoteLevel::Lost);
     let checks = spec["analysis"]["checks"].as_array().unwrap();
     let phases: Vec<_> = checks.iter().map(|check| &check["phase"]).collect();
     assert_eq!(phases, ["beforePromotion", "bake"]);
@@ -440,10 +450,9 @@ fn a_canary_of_flagger_keeps_its_deployment_weights_and_thresholds() {
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "podium"})
     );
     let steps = spec["strategy"]["canary"]["steps"].as_array().unwrap();
-    assert_eq!(steps.len(), 11);
+    assert_eq!(steps.len(), 10);
     assert_eq!(steps[0], json!({"setWeight": 10}));
     assert_eq!(steps[1], json!({"analysis": {"duration": "1m"}}));
-    assert_eq!(steps[10], json!({"pause": {}}), "confirm-promotion");
     let analysis = &spec["analysis"];
     assert_eq!(
         analysis["objectives"][0],
@@ -452,6 +461,22 @@ fn a_canary_of_flagger_keeps_its_deployment_weights_and_thresholds() {
     assert_eq!(
         analysis["objectives"][1],
         json!({"name": "request-duration", "objective": 99, "indicator": "traefik", "latency": {"threshold": "500ms"}})
+    );
+    let hooks = [&analysis["checks"][1], &analysis["checks"][2]];
+    assert_eq!(
+        hooks.map(|hook| (&hook["name"], &hook["phase"], &hook["failureLimit"])),
+        [
+            (&json!("load-test"), &json!(null), &json!(4)),
+            (
+                &json!("approve"),
+                &json!("beforePromotion"),
+                &json!(1_000_000)
+            ),
+        ]
+    );
+    assert_eq!(
+        hooks[0]["http"]["body"],
+        "{\"metadata\":{},\"name\":\"podium\",\"namespace\":\"{{args.namespace}}\",\"phase\":\"Progressing\"}"
     );
     let check = &analysis["checks"][0];
     assert_eq!(
@@ -470,7 +495,10 @@ fn a_canary_of_flagger_keeps_its_deployment_weights_and_thresholds() {
         route["spec"]["parentRefs"],
         json!([{"name": "gateway", "namespace": "infra"}])
     );
-    assert_eq!(note(&conversion, "webhooks[0]").level, NoteLevel::NotYet);
+    assert_eq!(
+        note(&conversion, "webhooks[0].url").level,
+        NoteLevel::Changed
+    );
 }
 
 #[test]
@@ -605,6 +633,10 @@ fn steps_of_openkruise_have_pods_traffic_and_a_pause() {
             {"pause": {"duration": 60}},
         ])
     );
+    assert_eq!(
+        rollout["spec"]["strategy"]["canary"]["canaryMetadata"],
+        json!({"labels": {"role": "canary"}})
+    );
 }
 
 #[test]
@@ -727,6 +759,7 @@ fn every_router_example_is_clean_and_a_wrong_backend_or_name_in_it_is_found() {
         ("broker", "TCPRoute"),
         ("checkout", "VirtualService"),
         ("blog", "TraefikService"),
+        ("forum", "IngressRoute"),
     ] {
         let file = match kind {
             "VirtualService" => examples.join("router-istio.yaml"),
@@ -745,7 +778,7 @@ fn every_router_example_is_clean_and_a_wrong_backend_or_name_in_it_is_found() {
         };
         let backend = match kind {
             "VirtualService" => format!("host: {name},"),
-            "TraefikService" => format!("services: [{{name: {name},"),
+            "TraefikService" | "IngressRoute" => format!("services: [{{name: {name},"),
             _ => format!("backendRefs: [{{name: {name},"),
         };
         let other_backend = backend.replace(name, "other");
@@ -927,4 +960,40 @@ fn no_file_makes_convert_or_lint_print_a_control_character() {
     let (_, yaml, _) = run(&["convert", "-f", file]);
     let secret = yaml.lines().find(|line| line.starts_with("kind: Secret"));
     assert_eq!(secret, None, "{yaml:?}");
+}
+
+#[test]
+fn rules_for_requests_stay_where_a_route_can_hold_them() {
+    let header = json!({"setHeaderRoute": {
+        "name": "staff", "match": [{"headerName": "x-user", "headerValue": {"exact": "staff"}}],
+    }});
+    let mirror = json!({"setMirrorRoute": {
+        "name": "copies", "percentage": 35, "match": [{"path": {"prefix": "/"}}],
+    }});
+    let with_rules = |fixture: &str| {
+        let mut objects = objects(fixture);
+        let canary = &mut objects[0]["spec"]["strategy"]["canary"];
+        canary["trafficRouting"]["managedRoutes"] = json!([{"name": "copies"}, {"name": "staff"}]);
+        canary["steps"] = json!([header, mirror, {"setWeight": 20}, {"pause": {}}]);
+        convert(&objects, &Options::default()).remove(0)
+    };
+    for fixture in ["argo-gateway-api.yaml", "argo-istio.yaml"] {
+        let conversion = with_rules(fixture);
+        let mut outputs = conversion.outputs.iter();
+        let rollout = outputs.find(|output| output["kind"] == "Rollout").unwrap();
+        let canary = &rollout["spec"]["strategy"]["canary"];
+        assert_eq!(canary["steps"][0], header, "{fixture}");
+        assert_eq!(canary["steps"][1], mirror, "{fixture}");
+        assert_eq!(
+            canary["trafficRouting"]["managedRoutes"],
+            json!([{"name": "copies"}, {"name": "staff"}]),
+            "{fixture}"
+        );
+        assert_eq!(
+            note(&conversion, "setMirrorRoute").level,
+            NoteLevel::Changed
+        );
+    }
+    let conversion = with_rules("argo-nginx.yaml");
+    assert_eq!(note(&conversion, "setHeaderRoute").level, NoteLevel::NotYet);
 }

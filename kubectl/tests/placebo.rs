@@ -41,7 +41,8 @@ async fn run(record: Record, objective: &str, more: &str) -> Result<String, CliE
         width: 100,
     };
     let mut out = Vec::new();
-    serin_kubectl::placebo::run(&args, None, None, &display, &mut out).await?;
+    let mut aside = Vec::new();
+    serin_kubectl::placebo::run(&args, None, None, &display, &mut out, &mut aside).await?;
     Ok(anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string())
 }
 
@@ -75,6 +76,13 @@ async fn pods_that_are_alike_would_not_have_been_rolled_back() {
     let text = run(record(false), PODS, ARGS).await.unwrap();
     assert_contains(&text, "None of your own pods would have been rolled back");
     assert_contains(&text, "4 placebo releases");
+    assert_contains(
+        &text,
+        "A calibration of the evidence needs 99 hours with placebo releases; there are 1.",
+    );
+    let arguments = format!("{ARGS} --weight 50");
+    let together = run(record(false), PODS, &arguments);
+    assert_contains(&together.await.unwrap(), "4 placebo releases");
 }
 
 #[tokio::test]

@@ -33,6 +33,29 @@ async fn a_good_release_would_have_been_promoted_and_its_chart_is_written() {
 }
 
 #[tokio::test]
+async fn the_analysis_of_a_policy_is_replayed() {
+    let replay = Replay::new(RecordBuilder::release(1.0), TRAEFIK).await;
+    let expected = replay.run("--from -65m").await.unwrap();
+    let written = std::fs::read_to_string(replay.file("rollout.yaml")).unwrap();
+    let (without, analysis) = written.split_once("  analysis: ").unwrap();
+    std::fs::write(replay.file("rollout.yaml"), without).unwrap();
+    let error = replay.run("--from -65m").await.unwrap_err().to_string();
+    assert_contains(&error, "has no spec.analysis");
+
+    let policy = format!(
+        "apiVersion: serin.dev/v1alpha1\nkind: RolloutPolicy\nmetadata: {{name: platform}}\n\
+         spec: {{defaults: {{analysis: {}}}}}\n",
+        analysis.trim()
+    );
+    std::fs::write(replay.file("policy.yaml"), policy).unwrap();
+    let more = format!(
+        "--from -65m --policy {}",
+        replay.file("policy.yaml").display()
+    );
+    assert_eq!(replay.run(&more).await.unwrap(), expected);
+}
+
+#[tokio::test]
 async fn a_bad_release_costs_less_than_with_fixed_thresholds() {
     let replay = Replay::new(RecordBuilder::release(1.0), TRAEFIK).await;
     let printed: serde_json::Value =

@@ -14,19 +14,19 @@ const ROOTS: [&str; 2] = ["serin-controller", "serin-kubectl"];
 
 /// The output of `cargo metadata`.
 #[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
+pub(crate) struct Metadata {
+    pub(crate) packages: Vec<Package>,
     resolve: Resolve,
 }
 
 #[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    version: String,
+pub(crate) struct Package {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
     license: Option<String>,
     /// None for packages of the workspace.
-    source: Option<String>,
+    pub(crate) source: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -70,31 +70,48 @@ impl Checksums {
     }
 }
 
+impl Metadata {
+    /// The packages of a checkout as they are built for `target`.
+    pub(crate) async fn read(checkout: &Path, target: &str) -> Result<Self> {
+        let output = Command::new("cargo")
+            .current_dir(checkout)
+            .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+            .args(["--filter-platform", target])
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("cannot start cargo")?;
+        if !output.status.success() {
+            bail!(
+                "cargo metadata: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        serde_json::from_slice(&output.stdout).context("the output of cargo metadata")
+    }
+
+    /// Ids of the packages that this package links. Build and development dependencies are not in a
+    /// program.
+    pub(crate) fn normal_dependencies(&self, id: &str) -> impl Iterator<Item = &str> {
+        let node = self.resolve.nodes.iter().find(|node| node.id == id);
+        let dependencies = node.map_or(&[][..], |node| &node.deps);
+        dependencies
+            .iter()
+            .filter(|dependency| dependency.dep_kinds.iter().any(|kind| kind.kind.is_none()))
+            .map(|dependency| dependency.pkg.as_str())
+    }
+}
+
 /// The bill of the released programs: everything that is linked into one of them.
 pub(crate) async fn for_workspace(checkout: &Path, version: &str) -> Result<String> {
-    let output = Command::new("cargo")
-        .current_dir(checkout)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!(
-            "cargo metadata: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    let metadata: Metadata =
-        serde_json::from_slice(&output.stdout).context("the output of cargo metadata")?;
+    let metadata = Metadata::read(checkout, "x86_64-unknown-linux-gnu").await?;
     let lock = std::fs::read_to_string(checkout.join("Cargo.lock"))?;
     let bill = bill(&metadata, &Checksums::read(&lock), version);
     Ok(serde_json::to_string_pretty(&bill)?)
 }
 
 fn bill(metadata: &Metadata, checksums: &Checksums, version: &str) -> Value {
-    let linked = linked_packages(metadata);
+    let linked = linked_packages(metadata, &ROOTS);
     let mut components: Vec<(String, Value)> = metadata
         .packages
         .iter()
@@ -142,31 +159,19 @@ fn package_url(package: &Package) -> String {
     format!("pkg:cargo/{}@{}", package.name, package.version)
 }
 
-/// Ids of the packages that a released program contains. Build and development dependencies are not
-/// in it.
-fn linked_packages(metadata: &Metadata) -> BTreeSet<&str> {
-    let nodes: BTreeMap<&str, &Node> = metadata
-        .resolve
-        .nodes
-        .iter()
-        .map(|node| (node.id.as_str(), node))
-        .collect();
+/// Ids of the packages that the programs of `roots` contain.
+pub(crate) fn linked_packages<'a>(metadata: &'a Metadata, roots: &[&str]) -> BTreeSet<&'a str> {
     let mut open: Vec<&str> = metadata
         .packages
         .iter()
-        .filter(|package| ROOTS.contains(&package.name.as_str()))
+        .filter(|package| roots.contains(&package.name.as_str()))
         .map(|package| package.id.as_str())
         .collect();
     let mut linked = BTreeSet::new();
     while let Some(id) = open.pop() {
-        if !linked.insert(id) {
-            continue;
+        if linked.insert(id) {
+            open.extend(metadata.normal_dependencies(id));
         }
-        let dependencies = nodes.get(id).map_or(&[][..], |node| &node.deps);
-        let normal = dependencies
-            .iter()
-            .filter(|dependency| dependency.dep_kinds.iter().any(|kind| kind.kind.is_none()));
-        open.extend(normal.map(|dependency| dependency.pkg.as_str()));
     }
     linked
 }

@@ -1,7 +1,8 @@
 //! Builds everything that users install, from one commit and without a container engine.
 //!
 //! Every file depends only on the commit, the version of the compiler and the options: times, users
-//! and paths of the machine are replaced. Building the same commit twice gives the same checksums.
+//! and paths of the machine are replaced. Building the same commit twice gives the same checksums. Each
+//! program contains the list of its dependencies, as `cargo auditable` writes it.
 //!
 //! | file | content |
 //! |---|---|
@@ -16,6 +17,7 @@
 mod archive;
 mod bill_of_materials;
 mod checksums;
+mod dependency_list;
 mod install_manifest;
 mod krew;
 mod programs;
@@ -98,6 +100,7 @@ impl Release {
                 .map(|programs| ImageBinary {
                     architecture: programs.architecture.go_name(),
                     path: programs.controller.clone(),
+                    libraries: Vec::new(),
                 })
                 .collect(),
         };

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
+use crate::dependency_list::{DependencyList, SYMBOL};
+
 /// The programs of the plugin: kubectl resolves `kubectl promote` and `kubectl abort` to programs of
 /// their own.
 const PLUGIN: [&str; 3] = ["kubectl-serin", "kubectl-promote", "kubectl-abort"];
@@ -66,24 +68,30 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds the programs. The dependencies must have been downloaded.
     pub(crate) async fn build(checkout: &Path, architecture: Architecture) -> Result<Self> {
-        let build = |package: &'static str, libc| compile(checkout, architecture, libc, package);
-        let controller = build("serin-controller", Libc::Gnu).await?;
-        let plugin = build("serin-kubectl", Libc::Musl).await?;
+        let build = |package: &'static str, libc, programs: &'static [&'static str]| {
+            compile(checkout, architecture, libc, package, programs)
+        };
+        let controller = build("serin-controller", Libc::Gnu, &["serin-controller"]).await?;
+        let plugin = build("serin-kubectl", Libc::Musl, &PLUGIN).await?;
         Ok(Self {
             architecture,
-            controller: controller.join("serin-controller"),
-            plugin: PLUGIN.iter().map(|name| plugin.join(name)).collect(),
+            controller: controller
+                .into_iter()
+                .next()
+                .context("there is no controller")?,
+            plugin,
         })
     }
 }
 
-/// Returns the folder of the programs.
+/// Builds the programs of a package, each with the list of its dependencies. Returns their paths.
 async fn compile(
     checkout: &Path,
     architecture: Architecture,
     libc: Libc,
     package: &str,
-) -> Result<PathBuf> {
+    programs: &[&str],
+) -> Result<Vec<PathBuf>> {
     let target = target(architecture, libc);
     ensure_standard_library(&target).await?;
     let compiler = architecture.compiler();
@@ -91,10 +99,16 @@ async fn compile(
     let cargo_home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
         .context("neither CARGO_HOME nor HOME is set")?;
+    let lists = folder.join("dependency-lists");
+    let list = DependencyList::build(checkout, package, &target, &compiler, &lists).await?;
+    let flags = flags(checkout, &cargo_home, libc, &compiler);
     let status = Command::new("cargo")
         .current_dir(checkout)
         .env("CARGO_TARGET_DIR", &folder)
-        .env("RUSTFLAGS", flags(checkout, &cargo_home, libc, &compiler))
+        .env(
+            "RUSTFLAGS",
+            format!("{flags} {}", list_flags(&list.object, libc)),
+        )
         // Cargo and the crate `cc` read the name of a target with underscores.
         .env(format!("CC_{}", target.replace('-', "_")), &compiler)
         // Without it, the time of the build is in the debug information of C code.
@@ -111,7 +125,21 @@ async fn compile(
              (Debian: gcc, or gcc-aarch64-linux-gnu)"
         );
     }
-    Ok(folder.join(target).join("release"))
+    let folder = folder.join(target).join("release");
+    let programs: Vec<PathBuf> = programs.iter().map(|name| folder.join(name)).collect();
+    for program in &programs {
+        list.ensure_in(program)?;
+    }
+    Ok(programs)
+}
+
+/// The flags that link the list of dependencies, in an object file.
+fn list_flags(object: &Path, libc: Libc) -> String {
+    let keep = match libc {
+        Libc::Gnu => format!("-Wl,--undefined={SYMBOL}"),
+        Libc::Musl => format!("--undefined={SYMBOL}"),
+    };
+    format!("-Clink-arg={} -Clink-arg={keep}", object.display())
 }
 
 fn target(architecture: Architecture, libc: Libc) -> String {
@@ -167,6 +195,19 @@ mod tests {
             flags,
             "-Ctarget-feature=+crt-static -Clinker=cc \
              --remap-path-prefix=/home/a/serin=/serin --remap-path-prefix=/home/a/.cargo=/cargo"
+        );
+    }
+
+    #[test]
+    fn the_list_of_dependencies_is_linked_by_both_linkers() {
+        let object = Path::new("/out/list.o");
+        assert_eq!(
+            list_flags(object, Libc::Gnu),
+            "-Clink-arg=/out/list.o -Clink-arg=-Wl,--undefined=AUDITABLE_VERSION_INFO"
+        );
+        assert_eq!(
+            list_flags(object, Libc::Musl),
+            "-Clink-arg=/out/list.o -Clink-arg=--undefined=AUDITABLE_VERSION_INFO"
         );
     }
 

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{EvidenceConfig, Temper};
+use crate::config::{Calibration, EvidenceConfig, Temper};
 use crate::evidence::Evidence;
 use crate::format::{significant, thousands};
 use crate::placebo::PlaceboSummary;
@@ -32,6 +32,16 @@ pub enum Claim {
         /// What is counted, and assigned to a side as a whole.
         #[serde(default)]
         unit: RoutedUnit,
+    },
+    /// The evidence is calibrated with placebo releases. The bound holds if the hour of the release is
+    /// like theirs.
+    Calibrated {
+        /// The temper of the calibration.
+        temper: f64,
+        /// Number of placebo hours.
+        hours: u32,
+        /// The bound that was calibrated: `1/alpha`.
+        one_in: f64,
     },
     /// The bound holds if errors cluster no more than the temper allows for.
     Clustered {
@@ -85,13 +95,15 @@ pub enum RoutedUnit {
     Connection,
     /// All of the traffic at once, by a blue/green switch.
     AllTraffic,
+    /// A request by chance, except for those that a rule chooses for the canary or copies to it.
+    ChosenRequests,
 }
 
 impl RoutedUnit {
     /// The unit in the singular.
     const fn name(self) -> &'static str {
         match self {
-            Self::Request => "request",
+            Self::Request | Self::ChosenRequests => "request",
             Self::Client => "client",
             Self::Connection => "connection",
             Self::AllTraffic => "switch",
@@ -126,6 +138,9 @@ pub enum UnclaimedReason {
     },
     /// All of the traffic moves at once, so that the two revisions are never compared.
     NoComparison,
+    /// A rule of the release chooses requests for the canary, or copies them to it, while the sides
+    /// are compared. They are not a random sample.
+    ChosenRequests,
 }
 
 /// How a temper is known.
@@ -158,6 +173,13 @@ pub fn claim(evidence: &Evidence, config: &EvidenceConfig, alpha: f64) -> Claim 
                 hours_with_rollback,
                 hours,
             },
+        };
+    }
+    if let Some(Calibration { temper, hours }) = config.calibration {
+        return Claim::Calibrated {
+            temper,
+            hours,
+            one_in: 1.0 / alpha,
         };
     }
     let k = evidence.k(config);
@@ -229,8 +251,14 @@ impl Claim {
             (RoutedUnit::AllTraffic, _) => Self::NotClaimed {
                 reason: UnclaimedReason::NoComparison,
             },
+            (RoutedUnit::ChosenRequests, _) => Self::NotClaimed {
+                reason: UnclaimedReason::ChosenRequests,
+            },
+            // What is assigned in the placebo hours is assigned in the release.
             (RoutedUnit::Request, _)
-            | (_, Self::LimitedByPods { .. } | Self::NotClaimed { .. }) => self,
+            | (_, Self::Calibrated { .. } | Self::LimitedByPods { .. } | Self::NotClaimed { .. }) => {
+                self
+            }
             (_, Self::PerRequest) if unit == counted => Self::PerCountedUnit { unit },
             (_, Self::Gateway { k, .. }) if unit == counted => Self::Gateway { k, unit },
             (_, Self::Unlearned { errors, .. }) if unit == counted => {
@@ -257,7 +285,16 @@ impl Claim {
     pub fn sentence(&self, what: &str, threshold: f64) -> String {
         let one_in = format!("at most 1 time in {}", thousands(threshold.round()));
         match self {
-            Self::PerRequest => {
+            Self::Calibrated {
+                temper,
+                hours,
+                one_in: calibrated,
+            } if (threshold - calibrated).abs() < 0.5 => format!(
+                "{what} {one_in} within an hour, if this hour is like the {hours} placebo hours with \
+                 which the evidence was calibrated (temper {}).",
+                significant(*temper)
+            ),
+            Self::PerRequest | Self::Calibrated { .. } => {
                 format!("{what} {one_in}, if requests fail independently of each other.")
             }
             Self::Unlearned { errors, unit } => format!(
@@ -343,6 +380,12 @@ impl UnclaimedReason {
                  it, but only by an estimate.",
                 significant(*k)
             ),
+            Self::ChosenRequests => {
+                "No bound on false rollbacks is claimed: a rule of the release sends chosen requests to \
+                 the canary, or copies of them, while the two sides are compared. They are not a \
+                 random sample of all requests."
+                    .to_owned()
+            }
             Self::NoComparison => {
                 "No bound on false rollbacks is claimed: all of the traffic moves at \
                                    once, so the two revisions are never compared. The new one is \

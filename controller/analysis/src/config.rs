@@ -92,6 +92,16 @@ pub enum Temper {
     Fixed(f64),
 }
 
+/// A temper that was found with placebo releases, see [`crate::placebo::calibrate`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Calibration {
+    /// The temper, at least 1.
+    pub temper: f64,
+    /// Number of placebo hours.
+    pub hours: u32,
+}
+
 /// Schedule by which the reserve of the mixture is put at stake.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -124,6 +134,10 @@ pub struct EvidenceConfig {
     /// above 1. A margin of 1 uses the estimate as it is.
     #[serde(default = "no_margin")]
     pub temper_margin: f64,
+    /// The temper of a calibration with placebo releases. If set, it takes the place of the temper of
+    /// the rollback bets: the logarithm of the evidence is divided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Weight of the share bets in the evidence, from 0 to 1. The rest is that of the tempered
     /// bets. See [`crate::share`].
     #[serde(default)]
@@ -152,7 +166,7 @@ const fn no_margin() -> f64 {
 }
 
 /// Default margin of the temper: errors may cluster twice as much as before the release
-/// (docs/adr/0031).
+/// (docs/adr/0029).
 const TEMPER_MARGIN: f64 = 2.0;
 
 /// Default weight of the share bets. It costs at most `ln 16/15` = .06 of the 4.6 nats of a rollback
@@ -180,6 +194,7 @@ impl EvidenceConfig {
             delta1: DELTA1_OF_BUDGET * b,
             temper: Temper::Auto,
             temper_margin: TEMPER_MARGIN,
+            calibration: None,
             share_weight: SHARE_WEIGHT,
             clip: Some(100_f64.ln()),
             form: BetForm::Poisson,
@@ -192,6 +207,13 @@ impl EvidenceConfig {
             warm_up_seconds: 60.0,
             warm_up_delta: 0.05,
         }
+    }
+
+    /// The logarithm of evidence for a rollback, divided by the temper of the calibration. A root of an
+    /// e-value is an e-value (Jensen's inequality).
+    pub(crate) fn calibrated(&self, ln_e: f64) -> f64 {
+        self.calibration
+            .map_or(ln_e, |calibration| ln_e / calibration.temper)
     }
 
     /// Uses stable's error rate from before the rollout: enables the plug-in bet, and the Bernoulli
@@ -226,6 +248,9 @@ impl EvidenceConfig {
         within("shareWeight", self.share_weight, 0.0, 1.0)?;
         if let Temper::Fixed(k) = self.temper {
             within("k", k, 1.0, 1e9)?;
+        }
+        if let Some(calibration) = self.calibration {
+            within("calibration.temper", calibration.temper, 1.0, 1e9)?;
         }
         if let Some(clip) = self.clip {
             within("clip", clip, f64::MIN_POSITIVE, 1e9)?;

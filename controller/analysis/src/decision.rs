@@ -7,7 +7,7 @@ use crate::claim::{RoutedUnit, claim};
 use crate::counts::Counts;
 use crate::evidence::{Bets, Evidence};
 use crate::explain;
-use crate::feasibility::expected_requests;
+use crate::feasibility::expected_requests_with_part;
 use crate::latency::LatencyGuardState;
 use crate::numeric::log_sum_exp;
 use crate::objective::{Objective, ObjectiveState};
@@ -194,9 +194,10 @@ impl ObjectiveEvidence {
         };
         // The bound for a log e-value of ln(1/beta) is ln(1/beta)/I requests: 1/I requests per
         // missing nat.
-        let per_nat = expected_requests(
+        let per_nat = expected_requests_with_part(
             evidence.baseline_rate(settings),
             share,
+            evidence.compared_part_of_stable(),
             settings.delta1,
             (-1.0_f64).exp(),
         );

@@ -2,6 +2,7 @@
 
 mod baseline;
 mod bets;
+mod temper;
 #[cfg(test)]
 mod tests;
 mod tick_context;
@@ -13,51 +14,23 @@ use serde::{Deserialize, Serialize};
 use crate::arm_dispersion::ArmDispersion;
 use crate::budget::SpentBudget;
 use crate::confidence::LinearMixture;
-use crate::config::{EvidenceConfig, Temper};
+use crate::config::EvidenceConfig;
 use crate::counts::{Counts, PodCounts, Tick};
 use crate::eprocess::{Funding, Mixture, elapsed_seconds};
 use crate::multi_scale::{MultiScaleDispersion, SerialDispersion};
 use crate::numeric::ln_add_exp;
 use crate::placebo::PlaceboSummary;
-use crate::share::{BlockShape, ShareEvidence};
+use crate::share::ShareEvidence;
 
 pub use self::baseline::BaselineCounts;
 pub use self::bets::Bets;
 pub use self::tick_context::TickContext;
-
-/// Length of the blocks of the share bets where clusters outlast a scrape and pods are not
-/// distinguished, in milliseconds.
-const LASTING_BLOCK_MS: i64 = 60_000;
-
-/// The temper of a source that does not distinguish pods. What looks like clusters in the course of
-/// stable's errors may be a rate that both arms share, which is harmless. So the release decides: the
-/// clusters of a tick count until its errors refute that they reach one arm as a whole, and those of
-/// longer times if requests come to the arms in clusters.
-///
-/// The margin is for what is assumed from before. What the release shows is no assumption.
-fn gateway_temper(serial: &SerialDispersion, arm_dispersion: &ArmDispersion, margin: f64) -> f64 {
-    let of_ticks = serial.k_of_ticks();
-    let assumed = if arm_dispersion.routes_in_clusters() {
-        serial.k()
-    } else if arm_dispersion.refutes_clusters(of_ticks) {
-        1.0
-    } else {
-        of_ticks
-    };
-    arm_dispersion.k().max(with_margin(assumed, margin))
-}
 
 /// The stable pods that are not part of the baseline. The temper is learned from them: what young
 /// pods have in common does not show how errors cluster.
 fn pods_beside(stable_pods: &[PodCounts], baseline: &[PodCounts]) -> Vec<PodCounts> {
     let is_other = |pod: &&PodCounts| baseline.iter().all(|other| other.pod != pod.pod);
     stable_pods.iter().filter(is_other).copied().collect()
-}
-
-/// An estimated temper with its margin. Where no clusters are seen there is none, so that independent
-/// errors cost no power.
-fn with_margin(k: f64, margin: f64) -> f64 {
-    if k > 1.0 { margin * k } else { k }
 }
 
 /// The evidence on one objective: serializable, of bounded size (2 to 6 KB as JSON), exact across
@@ -250,6 +223,11 @@ impl Evidence {
             self.arm_dispersion.change_weight();
             self.learn(tick, &stable_pods, false);
         } else {
+            if self.at_weight_since_ms < context.weight_changed_at_ms {
+                // The weight changed between two ticks. Neither contains the change, but the shares of
+                // the requests before and after it differ.
+                self.arm_dispersion.change_weight();
+            }
             let of_arms = &compared.counts;
             let compares_arms = of_arms.canary_requests > 0.0 && of_arms.stable_requests > 0.0;
             if compares_arms {
@@ -304,25 +282,6 @@ impl Evidence {
         }
     }
 
-    /// How the share bets of the next block are placed. It depends on earlier ticks only.
-    fn share_block(&self, config: &EvidenceConfig, tick: &Tick) -> BlockShape {
-        match config.temper {
-            Temper::Auto if self.distinguishes_pods() => BlockShape {
-                k: with_margin(self.dispersion.serial_k(), config.temper_margin),
-                length_ms: 0,
-            },
-            Temper::Auto if self.clusters_last() => {
-                let tick_ms = tick.at_ms.saturating_sub(tick.started_ms).max(1);
-                let level = (LASTING_BLOCK_MS / tick_ms).max(1).ilog2();
-                BlockShape {
-                    k: self.serial.serial_k(level as usize),
-                    length_ms: LASTING_BLOCK_MS,
-                }
-            }
-            Temper::Fixed(_) | Temper::Auto => BlockShape::default(),
-        }
-    }
-
     /// Learns the overdispersion from a tick and its stable pods, after it was bet on.
     fn learn(&mut self, tick: &Tick, stable_pods: &[PodCounts], compares_arms: bool) {
         if !tick.canary_pods.is_empty() {
@@ -360,27 +319,6 @@ impl Evidence {
             .unwrap_or(0.0)
     }
 
-    /// The temper: an estimate, or as configured. The promotion bets of the next tick, and those of the
-    /// bounds, are divided by it.
-    pub fn k(&self, config: &EvidenceConfig) -> f64 {
-        match config.temper {
-            Temper::Auto if self.dispersion.has_data() => self.dispersion.k(),
-            Temper::Auto => gateway_temper(&self.serial, &self.arm_dispersion, 1.0),
-            Temper::Fixed(k) => k,
-        }
-    }
-
-    /// The temper by which the rollback bets of the next tick are divided: an estimate has a margin,
-    /// because the release may differ from what it was learned from.
-    pub fn rollback_k(&self, config: &EvidenceConfig) -> f64 {
-        let margin = config.temper_margin;
-        match config.temper {
-            Temper::Auto if self.dispersion.has_data() => with_margin(self.dispersion.k(), margin),
-            Temper::Auto => gateway_temper(&self.serial, &self.arm_dispersion, margin),
-            Temper::Fixed(k) => k,
-        }
-    }
-
     /// Errors of stable's pods from which the temper was learned before the release. 0 if pods are
     /// not distinguished.
     pub fn errors_before(&self) -> f64 {
@@ -412,6 +350,16 @@ impl Evidence {
         self.baseline.as_ref()
     }
 
+    /// Part of stable's requests that the canary was compared with so far, from 0 to 1. 1 if it is
+    /// compared with all of stable, or before the first request.
+    pub fn compared_part_of_stable(&self) -> f64 {
+        let requests = self.totals.stable_requests;
+        match &self.baseline {
+            Some(baseline) if requests > 0.0 => (baseline.requests / requests).clamp(0.0, 1.0),
+            _ => 1.0,
+        }
+    }
+
     /// Number of the stable pods that the canary was last compared with, or 0.
     pub fn compared_stable_pods(&self) -> u32 {
         match &self.baseline {
@@ -434,13 +382,14 @@ impl Evidence {
     pub fn ln_e(&self, bets: &Bets) -> f64 {
         let tempered = self.rollback.ln_value(bets.rollback_ln_weights());
         let weight = bets.config().share_weight;
-        match &self.share {
+        let ln_e = match &self.share {
             Some(share) if weight > 0.0 => ln_add_exp(
                 tempered + (-weight).ln_1p(),
                 share.ln_value(bets.rollback_ln_weights()) + weight.ln(),
             ),
             _ => tempered,
-        }
+        };
+        bets.config().calibrated(ln_e)
     }
 
     /// `ln E_t` of the share bets alone, which needs no temper. `None` if they have no weight.
@@ -452,7 +401,8 @@ impl Evidence {
     /// `ln E_t` with the arms exchanged: the evidence that stable is worse and this release is the
     /// fix.
     pub fn ln_e_reversed(&self, bets: &Bets) -> f64 {
-        self.reversed.ln_value(bets.rollback_ln_weights())
+        let ln_e = self.reversed.ln_value(bets.rollback_ln_weights());
+        bets.config().calibrated(ln_e)
     }
 
     /// Reserve of the rollback mixture that is not yet at stake, from 1 down to 0.

@@ -4,6 +4,7 @@
 //! rolling back good releases.
 
 use crate::budget::used_fraction;
+use crate::claim::Claim;
 pub use crate::format::{bucket_edge, duration, e_value, percent, rate, share, thousands};
 use crate::format::{significant, two_digits};
 use crate::latency::{EdgeEvidence, GUARD_WEIGHT, LatencyGuardEvidence};
@@ -107,8 +108,15 @@ pub fn undecided_sentence(evidence: &ObjectiveEvidence, requests_per_second: f64
 
 /// Details for experts: `E = 311 (rolls back at 100)`, the bounds and the tolerances.
 pub fn details(evidence: &ObjectiveEvidence, alpha: f64) -> String {
+    let calibration = match evidence.assumption {
+        Claim::Calibrated { temper, .. } => {
+            format!("; E has the calibrated temper {}", significant(temper))
+        }
+        _ => String::new(),
+    };
     format!(
-        "{}: E = {} (rolls back at {}); excess {} (from {} to {}), promotion below {}; k = {}.",
+        "{}: E = {} (rolls back at {}); excess {} (from {} to {}), promotion below {}; k = \
+         {}{calibration}.",
         evidence.name,
         e_value(evidence.ln_e),
         thousands((1.0 / alpha).round()),

@@ -21,6 +21,24 @@ pub fn expected_requests(p: f64, w: f64, delta1: f64, beta: f64) -> f64 {
     PlugIn::new(p, w, delta1).map_or(f64::INFINITY, |bet| (1.0 / beta).ln() / bet.information)
 }
 
+/// Like [`expected_requests`], if the canary is compared with the part `compared_stable` of stable's
+/// requests (from 0 to 1): all requests of the service until promotion, also those that are not
+/// compared. `w` is the canary's share of them all.
+pub fn expected_requests_with_part(
+    p: f64,
+    w: f64,
+    compared_stable: f64,
+    delta1: f64,
+    beta: f64,
+) -> f64 {
+    let compared = w + (1.0 - w) * compared_stable;
+    if compared > 0.0 {
+        expected_requests(p, w / compared, delta1, beta) / compared
+    } else {
+        f64::INFINITY
+    }
+}
+
 /// The properties of an objective that are known before its first rollout.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FeasibilityInput {
@@ -34,6 +52,9 @@ pub struct FeasibilityInput {
     pub requests_per_second: f64,
     /// The maximum weight, from 0 to 1.
     pub max_weight: f64,
+    /// Part of stable's requests that the canary is compared with, from 0 to 1. Below 1 with
+    /// baseline pods.
+    pub compared_stable: f64,
     /// Maximum probability of promoting at the margin.
     pub beta: f64,
     /// Maximum duration of a rollout, in seconds.
@@ -73,8 +94,14 @@ fn finite_or_null<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S:
 impl FeasibilityInput {
     fn expected_seconds(&self, target: f64) -> f64 {
         let delta1 = self.margin_of_budget * (1.0 - target);
-        let requests = MEAN_OVER_BOUND
-            * expected_requests(self.stable_rate, self.max_weight, delta1, self.beta);
+        let bound = expected_requests_with_part(
+            self.stable_rate,
+            self.max_weight,
+            self.compared_stable,
+            delta1,
+            self.beta,
+        );
+        let requests = MEAN_OVER_BOUND * bound;
         if self.requests_per_second > 0.0 {
             requests / self.requests_per_second
         } else {
@@ -127,12 +154,25 @@ impl FeasibilityInput {
             return Some("Without traffic this objective can never be evaluated.".to_owned());
         }
         let rate = rate(self.requests_per_second);
-        let advice = feasibility.feasible_target.map_or_else(
-            || "choose a longer duration".to_owned(),
-            |target| format!("choose {} or a longer duration", percent(target)),
-        );
+        let target = feasibility.feasible_target.map(percent);
+        let has_baseline = self.compared_stable < 1.0;
+        let baseline = has_baseline.then(|| "more baseline pods".to_owned());
+        let options: Vec<String> = target.into_iter().chain(baseline).collect();
+        let advice = if options.is_empty() {
+            "choose a longer duration".to_owned()
+        } else {
+            format!("choose {} or a longer duration", options.join(", "))
+        };
+        let compared = if has_baseline {
+            format!(
+                ", compared with {} of stable's requests (baseline pods),",
+                percent(self.compared_stable)
+            )
+        } else {
+            String::new()
+        };
         Some(format!(
-            "At {rate} requests/s this objective needs {}; {advice}.",
+            "At {rate} requests/s{compared} this objective needs {}; {advice}.",
             duration(feasibility.expected_seconds)
         ))
     }
@@ -162,10 +202,38 @@ mod tests {
             stable_rate: 0.5 * (1.0 - target),
             requests_per_second,
             max_weight: 0.5,
+            compared_stable: 1.0,
             beta: 0.05,
             max_duration_seconds: 3600.0,
             allotment: None,
         }
+    }
+
+    #[test]
+    fn baseline_pods_need_more_requests() {
+        let all = expected_requests(5e-4, 0.2, 5e-4, 0.05);
+        let with = |part| expected_requests_with_part(5e-4, 0.2, part, 5e-4, 0.05);
+        assert!((with(1.0) / all - 1.0).abs() < 1e-12);
+        // As many requests as the canary: 40 % of the service is compared, half of it canary.
+        let half = expected_requests(5e-4, 0.5, 5e-4, 0.05) / 0.4;
+        assert!((with(0.25) / half - 1.0).abs() < 1e-12);
+        assert!(with(0.25) > 1.2 * all);
+        assert_eq!(with(0.0), f64::INFINITY);
+        let slow = FeasibilityInput {
+            compared_stable: 0.1,
+            max_weight: 0.1,
+            ..input(0.999, 12.0)
+        };
+        assert!(
+            slow.evaluate().expected_seconds > 2.0 * input(0.999, 12.0).evaluate().expected_seconds
+        );
+        let message = slow.message();
+        assert!(
+            message.contains(
+                "compared with 10 % of stable's requests (baseline pods), this objective"
+            ) && message.contains("more baseline pods or a longer duration."),
+            "{message}"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod config;
 mod lines;
 
 use crate::budget::used_fraction;
-use crate::config::{ConfigError, within};
+use crate::config::{ConfigError, EvidenceConfig, within};
 use crate::counts::{Counts, Tick};
 use crate::decision::{
     AnalysisConfig, Evaluation, HoldReason, NextAction, ObjectiveEvidence, RollBackCause,
@@ -71,12 +71,27 @@ impl LineEvaluator {
         if let Some(allotment) = config.allotment {
             within("allotment", allotment, f64::MIN_POSITIVE, 1e18)?;
         }
-        let bets = Bets::new(config.evidence(analysis.alpha))?;
+        let evaluator = Self::with_rule(analysis, config.evidence(analysis.alpha))?;
+        Ok(Self {
+            allotment: config.allotment,
+            ..evaluator
+        })
+    }
+
+    /// Creates an evaluator with the rule of a release. The release may spend any number of errors.
+    ///
+    /// # Errors
+    /// The first field that is out of its range.
+    pub fn with_rule(
+        analysis: AnalysisConfig,
+        evidence: EvidenceConfig,
+    ) -> Result<Self, ConfigError> {
+        let bets = Bets::new(evidence)?;
         let evidence = Evidence::new(&bets, 0);
         Ok(Self {
             bets,
             config: analysis,
-            allotment: config.allotment,
+            allotment: None,
             evidence,
             at_ms: None,
             both_served_ms: 0,

@@ -3,7 +3,11 @@
 //!
 //! Where the bound holds, a placebo release is rolled back with probability at most `alpha`, whatever
 //! happened in the hours before it. So the number of hours with a false alarm is at most binomial,
-//! and [`Placebo::refutation`] is the significance of a test of the bound itself.
+//! and [`Placebo::refutation`] is the significance of a test of the bound itself. With sufficient
+//! hours, [`calibrate`] finds a temper with which the bound holds if the hour of the release is like
+//! them.
+
+mod calibration;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +17,18 @@ use crate::counts::{Counts, PodCounts, Tick};
 use crate::evidence::{Bets, Evidence, TickContext};
 use crate::format::{percent, thousands};
 
+pub use self::calibration::{CalibrationTarget, calibrate, calibration_hours};
+
 /// Usual length of a placebo release, in milliseconds.
 pub const HOUR_MS: i64 = 3_600_000;
 /// Maximum number of hours, which bounds the cost.
-pub const MAX_HOURS: usize = 168;
+pub const MAX_HOURS: usize = 336;
 /// At most this many pods take the part of the canary in an hour.
 const MAX_PODS: usize = 16;
 /// A placebo needs at least this many pods, so that the others can be compared with each other.
 const MIN_PODS: usize = 3;
+/// Length of the history before the hour before a release, as before a real release, in milliseconds.
+const COARSE_SPAN_MS: i64 = 23 * HOUR_MS;
 /// The history before the hour before a release is added up in steps of at least this length, as
 /// before a real release, in milliseconds.
 const COARSE_STEP_MS: i64 = 300_000;
@@ -35,13 +43,13 @@ pub struct PlaceboHour {
     pub began_ms: i64,
     /// End in milliseconds since the epoch.
     pub ended_ms: i64,
-    /// Number of pods that were the canary, one after the other.
+    /// Number of placebo releases: pods (or groups of pods) that were the canary, one after the other.
     pub pods: u32,
-    /// Number of these pods that the rule would have rolled back.
+    /// Number of them that the rule would have rolled back.
     pub rolled_back: u32,
-    /// `ln E`: the strongest evidence against one of the pods.
+    /// `ln E`: the strongest evidence against one of them.
     pub ln_e: f64,
-    /// Identity of that pod, see [`crate::PodId::or_position`].
+    /// Identity of that pod, or of the first one of the group, see [`crate::PodId::or_position`].
     pub pod: u64,
 }
 
@@ -67,12 +75,23 @@ pub struct Placebo {
     pub hours: Vec<PlaceboHour>,
 }
 
-/// Applies the rule with level `alpha` to each of stable's pods in turn, in each period of `hour_ms`
-/// before the end of `ticks`, which are in order of time. The first period is history only. With less
-/// than two of them, the first half is the history and the second half the release.
-pub fn placebo(ticks: &[Tick], hour_ms: i64, bets: &Bets, alpha: f64) -> Placebo {
+/// The rule that is applied to placebo releases.
+#[derive(Debug, Clone, Copy)]
+pub struct PlaceboRule<'a> {
+    /// The bets.
+    pub bets: &'a Bets,
+    /// Maximum probability of a false rollback that the rule promises.
+    pub alpha: f64,
+    /// Share of the pods that are the canary together, from 0 to 1. At least one pod is.
+    pub canary_share: f64,
+}
+
+/// Applies the rule to each of stable's pods in turn, in each period of `hour_ms` before the end of
+/// `ticks`, which are in order of time. The first period is history only. With less than two of them,
+/// the first half is the history and the second half the release.
+pub fn placebo(ticks: &[Tick], hour_ms: i64, rule: &PlaceboRule<'_>) -> Placebo {
     let mut result = Placebo {
-        alpha,
+        alpha: rule.alpha,
         hours: Vec::new(),
     };
     let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
@@ -85,18 +104,21 @@ pub fn placebo(ticks: &[Tick], hour_ms: i64, bets: &Bets, alpha: f64) -> Placebo
         let ago_ms = hour_ms.saturating_mul(i64::try_from(ago).unwrap_or(i64::MAX));
         let ended_ms = last.at_ms.saturating_sub(ago_ms);
         let began_ms = ended_ms.saturating_sub(hour_ms);
+        let before_ms = began_ms.saturating_sub(hour_ms);
         let index = |at_ms: i64| ticks.partition_point(|tick| tick.started_ms < at_ms);
-        let (before, rest) = ticks.split_at(index(began_ms));
-        let within = &rest[..rest.partition_point(|tick| tick.at_ms <= ended_ms)];
-        let (long_ago, before) =
-            before.split_at(index(began_ms.saturating_sub(hour_ms)).min(before.len()));
+        let (day, last_hour, begin) = (
+            index(before_ms.saturating_sub(COARSE_SPAN_MS)),
+            index(before_ms),
+            index(began_ms),
+        );
+        let within = &ticks[begin..];
         let hour = Hour {
-            long_ago,
-            before,
-            within,
+            long_ago: &ticks[day..last_hour],
+            before: &ticks[last_hour..begin],
+            within: &within[..within.partition_point(|tick| tick.at_ms <= ended_ms)],
         };
         result.hours.extend(
-            hour.releases(bets, alpha)
+            hour.releases(rule)
                 .filter(|hour| hour.pods > 0)
                 .map(|hour| PlaceboHour {
                     began_ms,
@@ -117,32 +139,39 @@ struct Hour<'a> {
 
 impl Hour<'_> {
     /// The placebo releases of all pods. `None` without sufficient data.
-    fn releases(&self, bets: &Bets, alpha: f64) -> Option<PlaceboHour> {
+    fn releases(&self, rule: &PlaceboRule<'_>) -> Option<PlaceboHour> {
         let first = self.within.first()?;
         let pods = self.old_pods();
         if pods.len() < MIN_PODS {
             return None;
         }
+        let size = group_size(pods.len(), rule.canary_share);
         let level = coarse_level(first);
         let coarse = added_up(self.long_ago, level);
         let mut result = PlaceboHour::default();
-        for canary in pods.into_iter().take(MAX_PODS) {
+        for (position, first_pod) in pods.iter().enumerate().take(MAX_PODS) {
+            let group = pods.iter().cycle().skip(position).take(size);
+            let canary: BTreeSet<u64> = group.copied().collect();
             let without = |ticks: &[Tick]| -> Vec<Tick> {
-                ticks.iter().map(|tick| with_canary(tick, canary)).collect()
+                ticks
+                    .iter()
+                    .map(|tick| with_canary(tick, &canary))
+                    .collect()
             };
-            let mut evidence = Evidence::new(bets, first.started_ms);
+            let mut evidence = Evidence::new(rule.bets, first.started_ms);
             evidence.learn_coarse_dispersion(&without(&coarse), level);
             evidence.learn_dispersion(&without(self.before));
             let mut strongest = 0.0_f64;
             for tick in self.within {
-                evidence.add(bets, &with_canary(tick, canary), &TickContext::default());
-                strongest = strongest.max(evidence.ln_e(bets));
+                let tick = with_canary(tick, &canary);
+                evidence.add(rule.bets, &tick, &TickContext::default());
+                strongest = strongest.max(evidence.ln_e(rule.bets));
             }
             result.pods += 1;
-            result.rolled_back += u32::from(strongest >= -alpha.ln());
+            result.rolled_back += u32::from(strongest >= -rule.alpha.ln());
             if result.pods == 1 || strongest > result.ln_e {
                 result.ln_e = strongest;
-                result.pod = canary;
+                result.pod = *first_pod;
             }
         }
         Some(result)
@@ -164,6 +193,17 @@ impl Hour<'_> {
             .filter(|pod| old.contains(pod))
             .collect()
     }
+}
+
+/// Number of the pods that are the canary together. At least two others remain.
+fn group_size(pods: usize, share: f64) -> usize {
+    let most = pods.saturating_sub(2).max(1);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a count of pods is far below 2^53"
+    )]
+    let is_within = |size: &usize| *size as f64 <= share * pods as f64 + 0.5;
+    (1..=most).rev().find(is_within).unwrap_or(1)
 }
 
 /// The power of two of ticks whose sums are steps of some minutes.
@@ -203,12 +243,12 @@ fn added_up(ticks: &[Tick], level: usize) -> Vec<Tick> {
     ticks.chunks(1 << level.min(20)).map(sum).collect()
 }
 
-/// The tick with one of stable's pods as the canary.
-fn with_canary(tick: &Tick, canary: u64) -> Tick {
+/// The tick with these of stable's pods as the canary.
+fn with_canary(tick: &Tick, canary: &BTreeSet<u64>) -> Tick {
     let mut counts = Counts::default();
     let (mut canary_pods, mut stable_pods) = (Vec::<PodCounts>::new(), Vec::<PodCounts>::new());
     for (position, pod) in tick.stable_pods.iter().enumerate() {
-        if pod.pod.or_position(position) == canary {
+        if canary.contains(&pod.pod.or_position(position)) {
             counts.canary_requests += pod.requests;
             counts.canary_errors += pod.errors;
             canary_pods.push(*pod);
@@ -325,129 +365,4 @@ impl Placebo {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::EvidenceConfig;
-
-    /// Hours of scrapes of 15 s with these errors of each of four pods.
-    fn history(hours: i64, errors: impl Fn(i64, i64) -> f64) -> Vec<Tick> {
-        (0..hours * 240)
-            .map(|index| Tick {
-                started_ms: index * 15_000,
-                at_ms: (index + 1) * 15_000,
-                stable_pods: (0..4)
-                    .map(|pod| PodCounts {
-                        requests: 500.0,
-                        errors: errors(index, pod),
-                        ..PodCounts::default()
-                    })
-                    .collect(),
-                ..Tick::default()
-            })
-            .collect()
-    }
-
-    fn placebo_of(history: &[Tick]) -> Placebo {
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        placebo(history, HOUR_MS, &bets, 0.01)
-    }
-
-    fn rotating(index: i64, pod: i64) -> f64 {
-        f64::from(u8::from(index % 4 == pod))
-    }
-
-    #[test]
-    fn pods_that_are_alike_are_not_rolled_back() {
-        let result = placebo_of(&history(3, rotating));
-        assert_eq!((result.hours.len(), result.releases()), (2, 8));
-        assert_eq!((result.rolled_back(), result.refutes_bound()), (0, false));
-        assert_eq!(
-            result.sentence(),
-            "None of your own pods would have been rolled back in the last 2 hours (8 placebo \
-             releases)."
-        );
-        assert_eq!(result.hours[0].began_ms, HOUR_MS);
-        assert_eq!(result.hours[1].ended_ms, 3 * HOUR_MS);
-    }
-
-    #[test]
-    fn a_pod_that_begins_to_fail_is_rolled_back_in_its_hour() {
-        let result = placebo_of(&history(4, |index, pod| {
-            if (500..600).contains(&index) && pod == 2 {
-                20.0
-            } else {
-                rotating(index, pod)
-            }
-        }));
-        let rolled_back: Vec<_> = result.hours.iter().map(|hour| hour.rolled_back).collect();
-        assert_eq!(rolled_back, [0, 1, 0]);
-        assert_eq!(result.hours[1].pod, 3, "the third position");
-        let sentence = result.sentence();
-        assert!(
-            sentence.starts_with(
-                "Your own pods would have been rolled back in 1 of the last 3 hours (1 of 12"
-            ),
-            "{sentence}"
-        );
-        assert!(sentence.contains("compatible"), "{sentence}");
-    }
-
-    #[test]
-    fn a_short_history_is_halved() {
-        let ticks = &history(1, rotating)[..120];
-        let result = placebo_of(ticks);
-        assert_eq!((result.hours.len(), result.releases()), (1, 4));
-        assert_eq!(result.hours[0].began_ms, 900_000);
-    }
-
-    #[test]
-    fn the_number_of_hours_is_bounded() {
-        let ticks = history(1, rotating);
-        let bets = Bets::new(EvidenceConfig::default()).unwrap();
-        let result = placebo(&ticks, 15_000, &bets, 0.01);
-        assert_eq!(result.hours.len(), MAX_HOURS);
-    }
-
-    #[test]
-    fn the_significance_is_that_of_the_binomial_distribution() {
-        let hour = |rolled_back| PlaceboHour {
-            pods: 4,
-            rolled_back,
-            ..PlaceboHour::default()
-        };
-        let placebo = |alarms: usize| Placebo {
-            alpha: 0.01,
-            hours: (0..24)
-                .map(|index| hour(u32::from(index < alarms)))
-                .collect(),
-        };
-        // 1 - .96^24, and the same for three and more.
-        assert!((placebo(0).refutation() - 1.0).abs() < 1e-12);
-        assert!((placebo(1).refutation() - 0.624_587).abs() < 1e-5);
-        assert!((placebo(3).refutation() - 0.069_288).abs() < 1e-5);
-        assert!(!placebo(3).refutes_bound() && placebo(5).refutes_bound());
-        let sentence = placebo(6).sentence();
-        assert!(sentence.contains("6 of the last 24 hours"), "{sentence}");
-        assert!(sentence.ends_with("The bound does not hold for this service."));
-    }
-
-    #[test]
-    fn too_few_or_new_pods_give_no_placebo() {
-        let mut ticks = history(2, |_, _| 1.0);
-        for tick in &mut ticks {
-            tick.stable_pods.truncate(2);
-        }
-        let result = placebo_of(&ticks);
-        assert_eq!(result.releases(), 0);
-        assert!(result.sentence().contains("at least 3 stable pods"));
-        assert!(placebo_of(&[]).hours.is_empty());
-        // All pods but two begin in the second hour.
-        let mut ticks = history(2, |_, _| 1.0);
-        for tick in &mut ticks[..240] {
-            for pod in &mut tick.stable_pods[2..] {
-                pod.requests = 0.0;
-            }
-        }
-        assert_eq!(placebo_of(&ticks).releases(), 0);
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::command::Command;
 use crate::context::{Context, Transition};
+use crate::gate;
 use crate::hold::Hold;
 use crate::holds::Holds;
 use crate::observed::{Observed, ReplicaSetView};
@@ -127,6 +128,19 @@ pub(crate) fn on_deadline(cx: &Context<'_>, transition: &mut Transition, holds: 
     } else if cx.observed.state.phase != Phase::Degraded {
         transition.warning("ProgressDeadlineExceeded", message);
     }
+}
+
+/// Aborts the release if its gate has expired.
+pub(crate) fn on_gate_expiry(cx: &Context<'_>, transition: &mut Transition) {
+    let state = &transition.state;
+    let (Some(revision), Some(message)) = (
+        state.current_revision.clone(),
+        gate::abort_message(cx, state),
+    ) else {
+        return;
+    };
+    let cause = AbortCause::GateExpired;
+    abort(cx, transition, revision, cause, message, None);
 }
 
 fn abort(

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::managed_route::biases_comparison;
+use crate::plan::Plan;
+
 /// The unit that is assigned to stable or to the canary as a whole.
 ///
 /// The bound on false rollbacks holds for counts of this unit. If clients are assigned and requests
@@ -21,15 +24,30 @@ pub enum AssignmentUnit {
         /// Why connections are assigned.
         why: String,
     },
+    /// Each request, except for those that a rule chooses for the canary or copies to it.
+    ChosenRequests {
+        /// The rule.
+        why: String,
+    },
 }
 
 impl AssignmentUnit {
+    /// The requests that a step of the plan chooses while the two sides are compared, whatever the
+    /// Services and routes assign. `None` if there are none.
+    pub fn of_plan(plan: &Plan) -> Option<Self> {
+        let route = biases_comparison(plan)?;
+        let (step, name) = (route.action.step_name(), route.name);
+        let why = format!("{step} {name} is in force while both sides get traffic");
+        Some(Self::ChosenRequests { why })
+    }
+
     /// The reason of the condition. `None` if each request is assigned.
     pub const fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Request => None,
             Self::Client { .. } => Some("ByClient"),
             Self::Connection { .. } => Some("ByConnection"),
+            Self::ChosenRequests { .. } => Some("ByMatch"),
         }
     }
 }
@@ -55,6 +73,12 @@ impl fmt::Display for AssignmentUnit {
                  counters with unit: Connection. More canary pods reduce the effect of one \
                  connection."
             ),
+            Self::ChosenRequests { why } => write!(
+                formatter,
+                "{why}, and its requests are not a random sample of all requests. No bound on false \
+                 rollbacks is claimed for counted requests. Remove the rule with a step before the \
+                 first setWeight."
+            ),
         }
     }
 }
@@ -76,6 +100,11 @@ mod tests {
                 AssignmentUnit::Connection { why: why() },
                 "ByConnection",
                 "count connections",
+            ),
+            (
+                AssignmentUnit::ChosenRequests { why: why() },
+                "ByMatch",
+                "Remove the rule",
             ),
         ] {
             let text = unit.to_string();

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::context::{Context, Transition};
 use crate::hold::{Hold, HoldCode};
 use crate::observed::ReplicaSetView;
-use crate::plan::Plan;
+use crate::plan::{CanaryScale, Plan};
 use crate::route_state;
 use crate::state::{Stage, State};
 use crate::target;
@@ -32,16 +32,32 @@ pub fn started_at(plan: &Plan, state: &State) -> Option<Timestamp> {
     since.filter(|_| limit(plan, state) > 0)
 }
 
+/// Part of stable's requests that the canary is compared with at this share of the traffic and with
+/// this scale, from 0 to 1: that of the baseline pods among all stable pods. 1 if the plan has none.
+pub fn compared_part_of_stable(plan: &Plan, scale: CanaryScale, share: Weight) -> f64 {
+    let limit = limit_of_plan(plan);
+    if limit == 0 {
+        return 1.0;
+    }
+    let pods = limit.min(target::canary_pods_of_scale(plan, scale, share));
+    f64::from(pods) / f64::from(plan.replicas.saturating_add(pods))
+}
+
 /// Maximum number of baseline pods of the release. 0 if it has none.
 fn limit(plan: &Plan, state: &State) -> u32 {
+    let is_release = state.is_releasing() && state.stable_revision.is_some();
+    if is_release { limit_of_plan(plan) } else { 0 }
+}
+
+/// Maximum number of baseline pods of a release. 0 if the plan has none.
+fn limit_of_plan(plan: &Plan) -> u32 {
     let canary = plan.canary();
     // Without a router the number of pods sets the split, and a stable side that shrinks loses its
     // youngest pods first.
     let is_possible = plan.routing().is_some() && !canary.dynamic_stable_scale && plan.replicas > 0;
-    let is_release = state.is_releasing() && state.stable_revision.is_some();
     let analysis = canary.analysis.as_ref();
     analysis
-        .filter(|_| is_possible && is_release)
+        .filter(|_| is_possible)
         .and_then(|analysis| analysis.baseline_pods)
         .unwrap_or(0)
 }

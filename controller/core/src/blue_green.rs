@@ -5,9 +5,9 @@
 //! routes if there is a router, otherwise of the selector of the stable Service, which this
 //! strategy calls the active Service. The bake follows the switch. The rules that differ are here.
 
-use jiff::Timestamp;
-
 use crate::context::Context;
+use crate::freeze_override;
+use crate::hold::Hold;
 use crate::observed::Observed;
 use crate::plan::{CanaryScale, Exposure, Plan, Step, Strategy};
 use crate::state::{ReleaseResult, Stage, State};
@@ -33,44 +33,14 @@ impl Plan {
     }
 }
 
-/// Lets a release keep its strategy: `plan` gets the strategy and the exposure of the active plan if
-/// the spec has changed from canary to blue/green or back. Returns whether it did.
-///
-/// The traffic of a release is where its own strategy put it, so that only this strategy can move
-/// it safely. The change counts as soon as no release is in progress and, after an abort or a return
-/// to the stable revision, the traffic is seen to have returned. Until then a removed router is kept
-/// as well. A route that is never seen to return the traffic delays the change no longer than the
-/// progress deadline.
-pub fn keep_strategy(plan: &mut Plan, state: &State, now: Timestamp) -> bool {
-    let Some(active) = &state.plan else {
-        return false;
-    };
-    let is_other = active.spec.is_blue_green() != plan.is_blue_green();
-    let loses_router = active.spec.routing().is_some() && plan.routing().is_none();
-    let is_kept = if state.is_releasing() {
-        is_other
-    } else {
-        (is_other || loses_router) && is_returning_traffic(state, now)
-    };
-    if is_kept {
-        plan.strategy.clone_from(&active.spec.strategy);
-        plan.exposure.clone_from(&active.spec.exposure);
-    }
-    is_kept
-}
-
-/// Whether traffic returns to the stable revision, after an abort or because the spec has.
-fn is_returning_traffic(state: &State, now: Timestamp) -> bool {
-    let Some(plan) = &state.plan else {
-        return false;
-    };
-    let since = match state.stage {
-        Stage::Aborted => state.abort.as_ref().map(|abort| abort.at),
-        Stage::Stable if plan.spec.routing().is_some() => state.stage_since,
-        Stage::Stable | Stage::FirstDeploy | Stage::Progressing | Stage::Promoting => None,
-    };
-    let until = since.map(|since| saturating_add(since, plan.spec.progress_deadline));
-    state.weights.verified != Some(state.weights.desired) && until.is_some_and(|until| now < until)
+/// Why the traffic must not be switched yet: the service burns its error budget or has spent it, and
+/// nobody has lifted the freeze. `None` with another strategy.
+pub(crate) fn freeze_before_switch<'a>(cx: &Context<'a>, state: &State) -> Option<&'a Hold> {
+    let report = cx.observed.analysis.as_ref()?;
+    let is_before = cx.plan.is_blue_green() && state.stage == Stage::Progressing;
+    report
+        .freeze()
+        .filter(|_| is_before && !freeze_override::is_lifted(state))
 }
 
 /// The new side's share without a router, as the stable Service selects it: everything, unless it
@@ -132,6 +102,7 @@ pub(crate) fn describe_step(step: &Step) -> &'static str {
         Step::SetCanaryScale(_) => "all preview pods",
         Step::Pause(_) => "waiting for promotion",
         Step::Analysis(_) | Step::Require(_) => "checks before the switch",
-        Step::SetWeight(_) => "traffic",
+        Step::Gate(_) => "gate",
+        Step::SetWeight(_) | Step::SetManagedRoute(_) => "traffic",
     }
 }

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::command::{Authorization, Command, CommandOutcome, Verb};
 use crate::context::{Context, Transition};
+use crate::gate::{Gate, GateCondition};
 use crate::plan::Step;
 use crate::state::{COMMANDS_LIMIT, HandledCommand, Pause, PauseReason, Stage};
 use crate::text::UserName;
@@ -217,7 +218,7 @@ fn carry_out(cx: &Context<'_>, transition: &mut Transition, command: &Command) -
     }
     match command.verb {
         Verb::Abort => abort_release(cx, transition, command),
-        Verb::Promote => promote(cx, transition),
+        Verb::Promote => promote(cx, transition, command),
         Verb::PromoteFull => promote_full(cx, transition, command),
         Verb::Retry => retry(cx, transition),
         Verb::Pause => pause(cx, transition),
@@ -263,7 +264,7 @@ pub(crate) fn abort_release(
     }
 }
 
-fn promote(cx: &Context<'_>, transition: &mut Transition) -> CommandOutcome {
+fn promote(cx: &Context<'_>, transition: &mut Transition, command: &Command) -> CommandOutcome {
     if transition.state.active_bake().is_some() {
         promotion::end_bake(cx, transition);
         return CommandOutcome::done("the bake is over: the revision becomes stable");
@@ -284,12 +285,40 @@ fn promote(cx: &Context<'_>, transition: &mut Transition) -> CommandOutcome {
         }
         Some(PauseReason::Step) | None => match steps::current(cx.plan, &transition.state) {
             Some(Step::Pause(_)) => advance_past_step(cx, transition, "the pause is over"),
+            Some(Step::Gate(gate)) if gate.waits_for == GateCondition::Approval => {
+                approve(cx, transition, gate, command)
+            }
             _ => CommandOutcome::refused(
                 "the current step does not wait for approval: use skipStep to leave it, or \
                  promoteFull",
             ),
         },
     }
+}
+
+/// Opens the gate of the current step, and records who did.
+fn approve(
+    cx: &Context<'_>,
+    transition: &mut Transition,
+    gate: &Gate,
+    command: &Command,
+) -> CommandOutcome {
+    let step = transition.state.step;
+    if step.is_some_and(|step| gate.has_expired(cx, step.started_at)) {
+        return CommandOutcome::refused("the gate has expired: use skipStep to leave it, or abort");
+    }
+    let by = command.requester();
+    let who = by.map_or_else(|| format!("command {}", command.name), |by| by.to_string());
+    let number = step.map_or(0, |step| step.index) + 1;
+    let why = command
+        .reason
+        .as_deref()
+        .map_or_else(String::new, |reason| format!(": {reason}"));
+    transition.normal(
+        "GateApproved",
+        format!("{who} approved the gate of step {number}{why}"),
+    );
+    advance_past_step(cx, transition, &format!("the gate was approved by {who}"))
 }
 
 fn promote_full(

@@ -4,10 +4,13 @@ use std::cell::Cell;
 
 use jiff::Timestamp;
 
-use crate::effect::{Level, Reason};
+use crate::effect::{Level, Reason, Side};
 use crate::observed::Observed;
 use crate::plan::Plan;
-use crate::state::{HISTORY_LIMIT, Progress, ReleaseRecord, ReleaseResult, Stage, State};
+use crate::state::{
+    AdoptedWorkload, HISTORY_LIMIT, Progress, ReleaseRecord, ReleaseResult, Stage, State,
+    WorkloadPhase,
+};
 use crate::text::Message;
 use crate::units::Revision;
 
@@ -167,6 +170,24 @@ impl State {
     pub fn is_releasing(&self) -> bool {
         matches!(self.stage, Stage::Progressing | Stage::Promoting)
     }
+
+    /// The side of a revision: stable if it is the stable revision or the first one, and canary if it
+    /// is the current one beside it, also after an abort. `None` for other revisions, and while a
+    /// Deployment has the pods.
+    pub fn side_of(&self, revision: &Revision) -> Option<Side> {
+        let is_managed = |workload: &AdoptedWorkload| workload.phase == WorkloadPhase::TakenOver;
+        if !self.workload.as_ref().is_none_or(is_managed) {
+            return None;
+        }
+        let is = |other: &Option<Revision>| other.as_ref() == Some(revision);
+        if is(&self.stable_revision) {
+            return Some(Side::Stable);
+        }
+        is(&self.current_revision).then_some(match self.stable_revision {
+            Some(_) => Side::Canary,
+            None => Side::Stable,
+        })
+    }
 }
 
 /// A plan of one pod without steps.
@@ -180,6 +201,7 @@ pub(crate) fn test_plan() -> Plan {
         revision_history_limit: 10,
         rollback_window: 0,
         paused: false,
+        restart_at: None,
         workload: Workload::Owned,
         exposure: Exposure::ReplicaRatio,
         strategy: Strategy::Canary(Canary {
@@ -211,5 +233,39 @@ mod tests {
         assert_eq!(cx.earliest_deadline(), None);
         assert!(!cx.reached(at(30)) && !cx.reached(at(10)) && !cx.reached(at(20)));
         assert_eq!(cx.earliest_deadline(), Some(at(10)));
+    }
+
+    #[test]
+    fn a_revision_is_on_the_side_that_it_serves() {
+        let revision = Revision::new;
+        let mut state = State {
+            current_revision: Some(revision("v1")),
+            ..State::default()
+        };
+        assert_eq!(
+            state.side_of(&revision("v1")),
+            Some(Side::Stable),
+            "first deploy"
+        );
+        state.stable_revision = Some(revision("v1"));
+        state.current_revision = Some(revision("v2"));
+        for stage in [Stage::Progressing, Stage::Promoting, Stage::Aborted] {
+            state.stage = stage;
+            assert_eq!(state.side_of(&revision("v1")), Some(Side::Stable));
+            assert_eq!(state.side_of(&revision("v2")), Some(Side::Canary));
+            assert_eq!(state.side_of(&revision("v0")), None);
+        }
+        state.stable_revision = Some(revision("v2"));
+        assert_eq!(state.side_of(&revision("v2")), Some(Side::Stable));
+        assert_eq!(state.side_of(&revision("v1")), None, "it drains");
+        let workload = |phase| AdoptedWorkload {
+            deployment: "shop".to_owned(),
+            phase,
+            since: Timestamp::UNIX_EPOCH,
+        };
+        state.workload = Some(workload(WorkloadPhase::TakenOver));
+        assert_eq!(state.side_of(&revision("v2")), Some(Side::Stable));
+        state.workload = Some(workload(WorkloadPhase::GivingBack));
+        assert_eq!(state.side_of(&revision("v2")), None);
     }
 }

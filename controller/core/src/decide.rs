@@ -101,6 +101,7 @@ pub fn decide(
     let followed = effective_plan(plan, &transition.state);
     let cx = cx.following(&followed);
     steps::advance(&cx, &mut transition);
+    abort::on_gate_expiry(&cx, &mut transition);
 
     // The position is final, except that it may be overdue.
     let holds = Holds::collect(&cx, &transition.state);

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::command::CommandOutcome;
+use crate::managed_route::ManagedRoute;
 use crate::plan::RouteRef;
 use crate::state::State;
 use crate::text::Message;
@@ -25,12 +26,14 @@ pub struct Decision {
 /// One desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The route's rule gives the canary this share.
+    /// The route's rule gives the canary this share, and chosen requests have rules of their own.
     SetWeight {
         /// The route.
         route: RouteRef,
         /// The canary's share.
         canary: Weight,
+        /// The rules for chosen requests, by precedence.
+        managed_routes: Vec<ManagedRoute>,
     },
     /// The Service exists and selects this revision's pods.
     BindService {
@@ -130,6 +133,20 @@ pub enum Effect {
         /// How it ended.
         outcome: CommandOutcome,
     },
+}
+
+impl Effect {
+    /// Whether requests reach the canary Service by it.
+    pub fn gives_canary_requests(&self) -> bool {
+        match self {
+            Self::SetWeight {
+                canary,
+                managed_routes,
+                ..
+            } => !canary.is_zero() || !managed_routes.is_empty(),
+            _ => false,
+        }
+    }
 }
 
 /// A side of the split.

@@ -11,7 +11,8 @@ pub(crate) fn active_freeze<'a>(cx: &Context<'a>, state: &State) -> Option<&'a s
     (state.is_releasing() && !is_lifted(state)).then_some(freeze.message.as_str())
 }
 
-fn is_lifted(state: &State) -> bool {
+/// Whether the freeze was lifted for the current revision.
+pub(crate) fn is_lifted(state: &State) -> bool {
     let lifted = state.freeze_override.as_ref();
     lifted.is_some_and(|lifted| state.current_revision.as_ref() == Some(&lifted.revision))
 }

@@ -159,6 +159,18 @@ hold_codes! {
     StepPause, Step, Advance, HoldEnd::Command { command: Verb::Promote },
     "The current step is a pause.",
     "Wait until it ends, or continue with `kubectl promote`.";
+    ApprovalPending, Step, Advance, HoldEnd::Command { command: Verb::Promote },
+    "The current step is a gate that waits for a person's approval.",
+    "Approve with `kubectl promote`, or stop the release with `kubectl abort`.";
+    GateClosed, Step, Advance, HoldEnd::Itself,
+    "The current step is a gate, and its object does not meet the condition yet.",
+    "Wait for the object that the message names. `kubectl serin skip-step` leaves the step.";
+    GateUnreadable, Step, Advance, HoldEnd::Itself,
+    "The object of a gate cannot be read, or the condition cannot be evaluated on it.",
+    "Correct the field that the message names, or let the controller read the kind with the value `gates.readableKinds` of its chart.";
+    GateExpired, Step, Advance, HoldEnd::Command { command: Verb::SkipStep },
+    "A gate has expired. It opens neither by itself nor by a promotion any more.",
+    "Leave the step with `kubectl serin skip-step`, or stop the release with `kubectl abort`.";
     AnalysisRunning, Step, Advance, HoldEnd::Itself,
     "The current step waits for fresh metrics without a breach.",
     "No action is needed. `kubectl serin skip-step` leaves the step.";
@@ -303,6 +315,9 @@ hold_codes! {
     CheckUnreadable, Metrics, Advance, HoldEnd::Itself,
     "The condition of a check cannot be evaluated on the query's result.",
     "Compare the condition with the result that the message shows.";
+    CheckUnavailable, Metrics, Advance, HoldEnd::Itself,
+    "A check by HTTP got no response, or the Job of a check cannot run. That never counts as success.",
+    "Follow the message. The check is tried again at its interval.";
     SecretForbidden, Metrics, Advance, HoldEnd::Itself,
     "The controller may not read the Secret with the Prometheus credentials.",
     "Run the two kubectl commands of the message, or ask an administrator of the namespace.";
@@ -387,6 +402,15 @@ hold_codes! {
     ImageNotSigned, Guardrail, Raise, HoldEnd::Itself,
     "The policy engine of the cluster has not verified the signature of an image.",
     "Sign the image, or correct the policy that verifies it.";
+    SignatureMissing, Guardrail, Start, HoldEnd::Itself,
+    "The registry has no signature of an image with a key of the guardrail.",
+    "Sign the image with `cosign sign --key`, or correct the key in the RolloutPolicy.";
+    RegistryUnavailable, Guardrail, Start, HoldEnd::Itself,
+    "The registry of an image did not answer what a guardrail needs: the digest of a tag, or signatures.",
+    "Follow the message. The registry is asked again by itself, at most once a minute.";
+    RegistryPending, Guardrail, Start, HoldEnd::Itself,
+    "The registry of an image is being asked for a digest or for signatures.",
+    "No action is needed.";
     ProbeMissing, Guardrail, Start, HoldEnd::Itself,
     "A serving container has no probe, so that requests reach it before it is ready.",
     "Add the probe to the container in the pod template.";
@@ -440,7 +464,10 @@ hold_codes! {
 impl HoldCode {
     /// Whether it is a guardrail that only waits, so that nobody has to act yet.
     pub fn is_waiting_guardrail(self) -> bool {
-        matches!(self, Self::VulnerabilityReportMissing)
+        matches!(
+            self,
+            Self::VulnerabilityReportMissing | Self::RegistryPending
+        )
     }
 
     /// Whether pods cannot be created or cannot run, for a known reason.

@@ -11,7 +11,9 @@ use crate::observed::PodProblem;
 use crate::plan::Requirements;
 use crate::state::{PauseReason, Stage, State};
 use crate::units::{Weight, saturating_add};
-use crate::{baseline, guardrail_holds, promotion, route_state, steps, target, workload};
+use crate::{
+    baseline, blue_green, guardrail_holds, promotion, route_state, steps, target, workload,
+};
 
 /// Time in which a pod may be unschedulable or not ready without a report: it may only be starting.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -30,6 +32,12 @@ impl Holds {
             if holds.iter().all(|other| other.code != hold.code) {
                 holds.push(hold);
             }
+        }
+        if state.stage == Stage::Progressing
+            && let Some(freeze) = blue_green::freeze_before_switch(cx, state)
+            && holds.iter().all(|other| other.code != freeze.code)
+        {
+            holds.push(freeze.clone());
         }
         if state.stage == Stage::Progressing && has_planned_traffic(cx, state) {
             let report = cx.observed.analysis.iter();
@@ -214,6 +222,12 @@ pub(crate) fn requirements_hold(
         .and_then(|report| report.satisfied_at(share))
         .unwrap_or(&none);
     let unmet = required.unmet(satisfied)?;
+    // Without traffic, other holds of the analysis are about nothing, but those of its checks are
+    // the reason.
+    let problem = report.and_then(|report| report.holds.first());
+    if let Some(hold) = problem.filter(|_| share.is_zero()) {
+        return Some(hold.clone());
+    }
     let message = format!("waiting for {unmet}");
     Some(Hold::new(HoldCode::EvidenceInsufficient, message))
 }
@@ -248,6 +262,17 @@ pub(crate) fn traffic_hold(cx: &Context<'_>, state: &State, share: Weight) -> Op
         return None;
     }
     Some(route_hold(cx))
+}
+
+/// Waits until the rules for chosen requests are in effect. With all of the traffic the canary needs
+/// none.
+pub(crate) fn managed_routes_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    if target::share(cx, state) == Weight::FULL {
+        return None;
+    }
+    let wanted = target::managed_routes(cx, state);
+    let is_in_effect = route_state::managed_routes_are_in_effect(cx, &wanted);
+    (!is_in_effect).then(|| route_hold(cx))
 }
 
 /// Waits until the routes are confirmed.

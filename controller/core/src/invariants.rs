@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::converge::replica_ratio;
 use crate::effect::{Effect, Side};
 use crate::guardrail_holds;
+use crate::managed_route::ManagedRoute;
 use crate::observed::{RouteView, ServiceView};
 use crate::plan::{Canary, RouteRef};
 use crate::route_state;
@@ -32,8 +33,13 @@ pub(crate) fn check(
 ) -> Result<(), InvariantViolation> {
     check_desired_share(cx, state)?;
     effects.iter().try_for_each(|effect| match effect {
-        Effect::SetWeight { route, canary } => {
-            check_route_is_held(cx, route, *canary)?;
+        Effect::SetWeight {
+            route,
+            canary,
+            managed_routes,
+        } => {
+            check_route_is_held(cx, route, *canary, managed_routes)?;
+            check_managed_routes(cx, state, managed_routes)?;
             check_share(cx, state, *canary)
         }
         Effect::BindService {
@@ -155,11 +161,16 @@ fn check_route_is_held(
     cx: &Context<'_>,
     route: &RouteRef,
     share: Weight,
+    managed_routes: &[ManagedRoute],
 ) -> Result<(), InvariantViolation> {
     let stable = cx.observed.stable_service.as_ref();
     let of_stable = stable.and_then(ServiceView::refusal);
     let view = cx.observed.routes.iter().find(|view| view.route == *route);
-    let rises = |view: &&RouteView| !matches!(view.canary_weight, Ok(weight) if share < weight);
+    let is_lower = |view: &RouteView| match view.canary_weight {
+        Ok(weight) => share < weight || (share == weight && view.has_managed_routes()),
+        Err(_) => false,
+    };
+    let rises = |view: &&RouteView| !(managed_routes.is_empty() && is_lower(view));
     let of_route = view.filter(rises).and_then(RouteView::refusal);
     match of_stable.or(of_route) {
         Some(refusal) => violation(
@@ -168,6 +179,38 @@ fn check_route_is_held(
         ),
         None => Ok(()),
     }
+}
+
+/// Chosen requests go to the canary only during a release, never against a guardrail, and never
+/// without pods of the current revision behind its Service.
+fn check_managed_routes(
+    cx: &Context<'_>,
+    state: &State,
+    managed_routes: &[ManagedRoute],
+) -> Result<(), InvariantViolation> {
+    let Some(first) = managed_routes.first() else {
+        return Ok(());
+    };
+    let name = &first.name;
+    if !state.is_releasing() {
+        let message = format!("managed route {name} would be written in {:?}", state.stage);
+        return violation("NoRaiseAfterAbort", message);
+    }
+    let mut added = managed_routes.iter();
+    let is_added = added.any(|one| !route_state::is_on_every_route(cx, one));
+    if is_added && guardrail_holds::forbid_traffic(cx, state) {
+        let message = format!("managed route {name} would be written against a guardrail");
+        return violation("NoRaiseUnderGuardrail", message);
+    }
+    let service = cx.observed.canary_service.as_ref();
+    let selected = service.and_then(|service| service.selects.as_ref());
+    let set = selected.and_then(|revision| cx.observed.replica_sets.get(revision));
+    let has_pods = set.is_some_and(|set| set.available > 0);
+    if !has_pods || selected != state.current_revision.as_ref() {
+        let message = format!("managed route {name} would be written without a pod to serve it");
+        return violation("ShareHasPods", message);
+    }
+    Ok(())
 }
 
 /// The canary's share rises only during a release, and never without pods behind its Service.
@@ -217,7 +260,7 @@ fn check_scale(
         service.is_some_and(|service| service.selects.as_ref() == Some(revision))
     };
     let gets_traffic = selects(cx.observed.stable_service.as_ref())
-        || (selects(cx.observed.canary_service.as_ref()) && !route_state::written(cx).is_zero());
+        || (selects(cx.observed.canary_service.as_ref()) && route_state::gives_canary_requests(cx));
     // A single pod without surge has to end before the next can start.
     let is_unavoidable = cx.plan.splits_by_pods() && !replica_ratio::has_room_for_both(cx);
     if replicas == 0 && gets_traffic && cx.plan.replicas > 0 && !is_unavoidable {
@@ -269,6 +312,7 @@ mod tests {
             routes: vec![RouteView {
                 route: route(),
                 canary_weight: Ok(Weight::percent(50)),
+                managed_routes: Some(Vec::new()),
                 written_since: Timestamp::UNIX_EPOCH,
                 programmed: Programmed::Unreported,
                 hold: None,
@@ -293,6 +337,7 @@ mod tests {
         Effect::SetWeight {
             route: route(),
             canary: Weight::percent(percent),
+            managed_routes: Vec::new(),
         }
     }
 

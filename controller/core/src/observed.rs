@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use crate::assignment_unit::AssignmentUnit;
 use crate::command::Command;
 use crate::effect::Side;
+use crate::gate::GateReport;
 use crate::guardrail::GuardrailReport;
 use crate::hold::{Blocks, Hold, HoldCode};
+use crate::managed_route::ManagedRoute;
 use crate::plan::{Requirements, RouteRef};
 use crate::release_analysis::AnalysisDocument;
 use crate::release_policy::ReleasePolicy;
@@ -46,7 +48,7 @@ pub struct Observed {
     /// The hash of the valid spec's plan. `None` if the spec is invalid.
     pub plan_hash: Option<String>,
     /// Whether the release keeps its strategy although the spec has another one
-    /// ([`crate::blue_green::keep_strategy`]).
+    /// ([`crate::spec_change::keep_strategy`]).
     pub keeps_strategy: bool,
     /// `spec.analysis`. `None` if it is unset or cannot be decoded.
     pub spec_analysis: Option<AnalysisDocument>,
@@ -72,6 +74,8 @@ pub struct Observed {
     pub analysis: Option<AnalysisReport>,
     /// What the guardrails found about the revision of the spec's template.
     pub guardrails: GuardrailReport,
+    /// What was read for the gate of the current step; `None` if it has none, or nothing was read.
+    pub gate: Option<GateReport>,
 }
 
 impl Observed {
@@ -276,7 +280,10 @@ pub struct RouteView {
     pub route: RouteRef,
     /// The canary's share as written in the object, or why it cannot be read.
     pub canary_weight: Result<Weight, String>,
-    /// Since when this process has observed this share.
+    /// The rules for chosen requests in the object, by precedence. `None` if there are some that no
+    /// step of the plan brings about: somebody else changed one, or the plan has changed.
+    pub managed_routes: Option<Vec<ManagedRoute>>,
+    /// Since when this process has observed this share and these rules.
     pub written_since: Timestamp,
     /// Whether the router has applied the object.
     pub programmed: Programmed,
@@ -285,6 +292,13 @@ pub struct RouteView {
 }
 
 impl RouteView {
+    /// Whether the object sends chosen requests to the canary.
+    pub(crate) fn has_managed_routes(&self) -> bool {
+        self.managed_routes
+            .as_ref()
+            .is_none_or(|routes| !routes.is_empty())
+    }
+
     /// Why the route must not be written by this Rollout, if it must not.
     pub fn refusal(&self) -> Option<&Hold> {
         self.hold.as_ref().filter(|hold| is_refusal(hold))
@@ -421,6 +435,11 @@ impl AnalysisReport {
     /// The code of the most important hold, if any.
     pub fn hold_code(&self) -> Option<HoldCode> {
         self.holds.first().map(|hold| hold.code)
+    }
+
+    /// The hold because of missing or unusable metrics, if any.
+    pub fn missing_data(&self) -> Option<&Hold> {
+        self.holds.iter().find(|hold| hold.code.is_missing_data())
     }
 
     /// The cause of the breach, if any.

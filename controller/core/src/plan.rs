@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::effect::Side;
+use crate::gate::Gate;
+use crate::managed_route::ManagedRoute;
 use crate::units::Weight;
 
 /// A validated Rollout spec, with every default filled in, apart from the pod template.
@@ -29,6 +32,10 @@ pub struct Plan {
     pub rollback_window: usize,
     /// Whether nothing advances (`spec.paused`).
     pub paused: bool,
+    /// Pods that were created before this time are replaced once it has come. `None` if no restart
+    /// is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<Timestamp>,
     /// Whose pods the Rollout manages.
     pub workload: Workload,
     /// How traffic is split between the two revisions.
@@ -294,6 +301,8 @@ pub enum RouteKind {
     Ingress,
     /// `traefik.io` TraefikService.
     TraefikService,
+    /// `traefik.io` IngressRoute.
+    IngressRoute,
     /// `projectcontour.io` HTTPProxy.
     #[serde(rename = "HTTPProxy")]
     HttpProxy,
@@ -303,7 +312,7 @@ pub enum RouteKind {
 
 impl RouteKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TlsRoute,
@@ -311,6 +320,7 @@ impl RouteKind {
         Self::VirtualService,
         Self::Ingress,
         Self::TraefikService,
+        Self::IngressRoute,
         Self::HttpProxy,
         Self::ApisixRoute,
     ];
@@ -350,6 +360,10 @@ pub enum Step {
     Analysis(Option<Duration>),
     /// Wait until what is named suffices, whatever the rest says that does not roll back.
     Require(Requirements),
+    /// Wait for a person or an object.
+    Gate(Gate),
+    /// Set or remove a rule for chosen requests: complete when the router is seen to do it.
+    SetManagedRoute(ManagedRoute),
 }
 
 /// What is asked of the metrics, by name.
@@ -408,6 +422,10 @@ pub struct Analysis {
     /// The checks that must have succeeded at the last weight before a release is promoted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub checks: BTreeSet<String>,
+    /// The checks that must have succeeded before the first traffic of a release whose pace is set by
+    /// evidence.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub checks_before_traffic: BTreeSet<String>,
     /// How a release that has all of the traffic bakes before it becomes stable. `None` if it does
     /// not.
     #[serde(default, skip_serializing_if = "Option::is_none")]

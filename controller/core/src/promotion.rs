@@ -63,7 +63,7 @@ fn advance_bake(cx: &Context<'_>, transition: &mut Transition) {
             let seconds = plan.duration.as_secs();
             transition.normal(
                 "Baking",
-                format!("the canary has all of the traffic and is observed for {seconds} s"),
+                format!("the new revision has all of the traffic and is observed for {seconds} s"),
             );
             transition.state.bake = Some(Bake {
                 since: cx.now,

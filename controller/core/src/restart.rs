@@ -1,10 +1,13 @@
-//! Restarts: replace the pods of the stable revision without a release.
+//! Restarts: replace the pods of the stable revision without a release. A command requests one, or
+//! `spec.restartAt` declares one.
 //!
 //! New pods are created before old ones are evicted, as far as `maxSurge` allows, and no more pods
 //! are missing than `maxUnavailable` allows. The pods are evicted, not deleted, so that the
 //! disruption budgets of their users count.
 
 use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 
 use crate::command::{Command, CommandOutcome};
 use crate::context::{Context, Transition};
@@ -61,16 +64,67 @@ pub(crate) fn begin(
     ))
 }
 
-/// Ends the restart once all of its pods have been replaced.
+/// Starts the restart that the spec declares, and ends a restart once all of its pods have been
+/// replaced.
 pub(crate) fn record(cx: &Context<'_>, transition: &mut Transition) {
+    begin_declared(cx, transition);
     let Some(restarting) = Restarting::observe(cx, &transition.state) else {
         return;
     };
     let sufficient = cx.plan.canary().sufficient_pods(cx.plan.replicas);
     if restarting.set.restart_pods.is_empty() && restarting.set.available >= sufficient {
-        transition.state.restart = None;
+        if let Some(restart) = transition.state.restart.take() {
+            record_declared(cx, transition, restart.at);
+        }
         transition.normal("Restarted", "all pods have been replaced");
     }
+}
+
+/// Starts the restart of `spec.restartAt` once its time has come. A release that is in progress comes
+/// first. Pods that were created later need no restart.
+fn begin_declared(cx: &Context<'_>, transition: &mut Transition) {
+    let state = &transition.state;
+    let Some(at) = cx
+        .plan
+        .restart_at
+        .filter(|at| state.restarted_at < Some(*at))
+    else {
+        return;
+    };
+    if !cx.reached(at) || !is_idle(cx, state) {
+        return;
+    }
+    let stable = state.stable_revision.as_ref();
+    let Some(set) = stable.and_then(|revision| cx.observed.replica_sets.get(revision)) else {
+        return;
+    };
+    if set.created_at >= at {
+        transition.state.restarted_at = Some(at);
+        return;
+    }
+    // The pods that a restart under way replaces are at least as old.
+    let is_covered = state
+        .restart
+        .as_ref()
+        .is_some_and(|restart| restart.at >= at);
+    if !is_covered {
+        transition.state.restart = Some(Restart { at, by: None });
+        let message = format!("spec.restartAt: replacing the pods that were created before {at}");
+        transition.normal("Restarting", message);
+    }
+}
+
+/// Records that the restart of `spec.restartAt` is complete, if one that replaced all pods created
+/// before `at` includes it.
+fn record_declared(cx: &Context<'_>, transition: &mut Transition, at: Timestamp) {
+    let declared = cx.plan.restart_at.filter(|declared| *declared <= at);
+    let state = &mut transition.state;
+    state.restarted_at = state.restarted_at.max(declared);
+}
+
+/// Whether no release is in progress, and the Rollout manages its pods.
+fn is_idle(cx: &Context<'_>, state: &State) -> bool {
+    matches!(state.stage, Stage::Stable | Stage::Aborted) && workload::is_settled(cx, state)
 }
 
 /// Adds the pods that a restart needs in addition to `counts`.
@@ -129,8 +183,7 @@ impl<'a> Restarting<'a> {
     fn observe(cx: &Context<'a>, state: &'a State) -> Option<Self> {
         let restart = state.restart.as_ref()?;
         let is_observed = cx.observed.state.restart.as_ref() == Some(restart);
-        let is_idle = matches!(state.stage, Stage::Stable | Stage::Aborted);
-        if !is_observed || !is_idle || !workload::is_settled(cx, state) {
+        if !is_observed || !is_idle(cx, state) {
             return None;
         }
         let revision = state.stable_revision.as_ref()?;

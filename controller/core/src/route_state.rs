@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::blue_green::switched_share;
 use crate::context::Context;
+use crate::managed_route::ManagedRoute;
 use crate::observed::{Programmed, RouteView};
 use crate::plan::{Exposure, Routing};
 use crate::units::{Revision, Weight, saturating_add};
@@ -80,7 +81,37 @@ pub(crate) fn unreadable(cx: &Context<'_>) -> Option<String> {
 
 /// Whether no request can reach the canary Service any more.
 pub(crate) fn canary_is_unreachable(cx: &Context<'_>) -> bool {
-    in_effect(cx) == Some(Weight::ZERO)
+    in_effect(cx) == Some(Weight::ZERO) && has_no_managed_routes_beyond(cx, &[])
+}
+
+/// Whether the objects as written send requests to the canary Service.
+pub(crate) fn gives_canary_requests(cx: &Context<'_>) -> bool {
+    !written(cx).is_zero() || cx.observed.routes.iter().any(RouteView::has_managed_routes)
+}
+
+/// Whether the objects have no rules for chosen requests but these.
+pub(crate) fn has_no_managed_routes_beyond(cx: &Context<'_>, wanted: &[ManagedRoute]) -> bool {
+    let is_within = |route: &RouteView| {
+        let managed = route.managed_routes.as_ref();
+        managed.is_some_and(|managed| managed.iter().all(|one| wanted.contains(one)))
+    };
+    cx.observed.routes.iter().all(is_within)
+}
+
+/// Whether the object of every route has this rule for chosen requests.
+pub(crate) fn is_on_every_route(cx: &Context<'_>, one: &ManagedRoute) -> bool {
+    let has_it = |route: &RouteView| {
+        let managed = route.managed_routes.as_ref();
+        managed.is_some_and(|managed| managed.contains(one))
+    };
+    cx.observed.routes.iter().all(has_it)
+}
+
+/// Whether every route has exactly these rules for chosen requests, and the router does what its
+/// object says.
+pub(crate) fn managed_routes_are_in_effect(cx: &Context<'_>, wanted: &[ManagedRoute]) -> bool {
+    let is_written = |route: &RouteView| route.managed_routes.as_deref() == Some(wanted);
+    in_effect(cx).is_some() && cx.observed.routes.iter().all(is_written)
 }
 
 /// Why the routes do not have the wanted effect yet.

@@ -67,10 +67,8 @@ fn loaded_revisions(cx: &Context<'_>, effects: &[Effect]) -> Option<BTreeSet<Rev
     let canary = cx.observed.canary_service.as_ref()?;
     // A Service that is not bound may select any pod.
     let mut reachable = BTreeSet::from([stable.selects.clone()?]);
-    let gives_share =
-        |effect: &Effect| matches!(effect, Effect::SetWeight { canary, .. } if !canary.is_zero());
-    let is_canary_reachable =
-        !route_state::canary_is_unreachable(cx) || effects.iter().any(gives_share);
+    let is_canary_reachable = !route_state::canary_is_unreachable(cx)
+        || effects.iter().any(Effect::gives_canary_requests);
     if is_canary_reachable {
         reachable.extend(canary.selects.clone());
     }

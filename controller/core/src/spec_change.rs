@@ -1,9 +1,11 @@
 //! Changes of the spec: a new revision, a return to an old one, an edited plan.
 
+use jiff::Timestamp;
+
 use crate::context::{Context, Transition};
 use crate::plan::{Canary, Pace, Plan};
 use crate::state::{ActivePlan, Bake, PauseReason, ReleaseResult, Stage, State, StepPosition};
-use crate::units::{Revision, Weight};
+use crate::units::{Revision, Weight, saturating_add};
 use crate::{guardrail_holds, workload};
 
 /// Applies the spec's revision and plan.
@@ -55,6 +57,46 @@ pub(crate) fn apply(cx: &Context<'_>, transition: &mut Transition) {
     } else {
         begin_release(cx, transition, target);
     }
+}
+
+/// Lets a release keep its strategy: `plan` gets the strategy and the exposure of the active plan if
+/// the spec has changed from canary to blue/green or back. Returns whether it did.
+///
+/// The traffic of a release is where its own strategy put it, so that only this strategy can move
+/// it safely. The change counts as soon as no release is in progress and, after an abort or a return
+/// to the stable revision, the traffic is seen to have returned. Until then a router that was removed
+/// from either strategy is kept as well. A route that is never seen to return the traffic delays the
+/// change no longer than the progress deadline.
+pub fn keep_strategy(plan: &mut Plan, state: &State, now: Timestamp) -> bool {
+    let Some(active) = &state.plan else {
+        return false;
+    };
+    let is_other = active.spec.is_blue_green() != plan.is_blue_green();
+    let loses_router = active.spec.routing().is_some() && plan.routing().is_none();
+    let is_kept = if state.is_releasing() {
+        is_other
+    } else {
+        (is_other || loses_router) && is_returning_traffic(state, now)
+    };
+    if is_kept {
+        plan.strategy.clone_from(&active.spec.strategy);
+        plan.exposure.clone_from(&active.spec.exposure);
+    }
+    is_kept
+}
+
+/// Whether traffic returns to the stable revision, after an abort or because the spec has.
+fn is_returning_traffic(state: &State, now: Timestamp) -> bool {
+    let Some(plan) = &state.plan else {
+        return false;
+    };
+    let since = match state.stage {
+        Stage::Aborted => state.abort.as_ref().map(|abort| abort.at),
+        Stage::Stable if plan.spec.routing().is_some() => state.stage_since,
+        Stage::Stable | Stage::FirstDeploy | Stage::Progressing | Stage::Promoting => None,
+    };
+    let until = since.map(|since| saturating_add(since, plan.spec.progress_deadline));
+    state.weights.verified != Some(state.weights.desired) && until.is_some_and(|until| now < until)
 }
 
 /// Ends the release under way, if any, in favor of `target`.
@@ -113,9 +155,14 @@ pub(crate) fn begin_release(cx: &Context<'_>, transition: &mut Transition, targe
             transition.enter_stage(Stage::Promoting, cx.now);
         }
         None => {
+            let what = if cx.plan.is_blue_green() {
+                "preview"
+            } else {
+                "canary"
+            };
             transition.normal(
                 "ReleaseStarted",
-                format!("revision {target}: creating the canary"),
+                format!("revision {target}: creating the {what}"),
             );
             transition.state.step = Some(StepPosition {
                 index: 0,

@@ -96,6 +96,9 @@ pub struct State {
     /// Restart of the pods that is in progress. Unset if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
+    /// Latest value of `spec.restartAt` whose restart is complete. Unset if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarted_at: Option<Timestamp>,
     /// Whether the steps restart with no traffic on the canary because they were edited during the
     /// release. Defaults to false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -166,6 +169,7 @@ impl Default for State {
             replicas_kept: None,
             step: None,
             restart: None,
+            restarted_at: None,
             restarting: false,
             weights: Weights::default(),
             pause: None,
@@ -294,14 +298,14 @@ pub struct ReplicasKept {
     pub until: Option<Timestamp>,
 }
 
-/// Restart of the pods, requested by a command.
+/// Restart of the pods, requested by a command or by `spec.restartAt`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Restart {
     /// Pods that were created before this time are replaced.
     pub at: Timestamp,
-    /// User who requested it. Unset if unknown.
+    /// User who requested it by a command. Unset if unknown, or if it is that of `spec.restartAt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<UserName>,
 }
@@ -389,19 +393,22 @@ pub enum AbortCause {
     PodCrash,
     /// Pods, the router or the Services made no progress in time.
     ProgressDeadline,
+    /// A gate expired.
+    GateExpired,
     /// An `abort` command.
     Command,
 }
 
 impl AbortCause {
     /// All causes, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Evidence,
         Self::ErrorBudget,
         Self::ServiceBurning,
         Self::Check,
         Self::PodCrash,
         Self::ProgressDeadline,
+        Self::GateExpired,
         Self::Command,
     ];
 
@@ -414,6 +421,7 @@ impl AbortCause {
             Self::Check => "Check",
             Self::PodCrash => "PodCrash",
             Self::ProgressDeadline => "ProgressDeadline",
+            Self::GateExpired => "GateExpired",
             Self::Command => "Command",
         }
     }
@@ -432,6 +440,10 @@ impl AbortCause {
             Self::PodCrash => "Canary pods crashed more often than `podRestartLimit`.",
             Self::ProgressDeadline => {
                 "Pods, the router or the Services made no progress for `progressDeadlineSeconds`."
+            }
+            Self::GateExpired => {
+                "A gate was not opened within `expireAfter`: nobody approved it, or its object did \
+                 not meet the condition."
             }
             Self::Command => "Somebody aborted the release.",
         }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::state::{SCHEMA_VERSION, State};
 
 /// The fields of the status that make up the state; all others are reported beside it.
-pub const STATE_FIELDS: [&str; 32] = [
+pub const STATE_FIELDS: [&str; 33] = [
     "schemaVersion",
     "observedGeneration",
     "phase",
@@ -34,6 +34,7 @@ pub const STATE_FIELDS: [&str; 32] = [
     "replicasKept",
     "step",
     "restart",
+    "restartedAt",
     "restarting",
     "weights",
     "pause",

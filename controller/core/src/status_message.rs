@@ -6,7 +6,6 @@ use crate::context::{Context, Transition};
 use crate::hold::{Hold, HoldCode, HoldSource};
 use crate::holds::{self, Holds};
 use crate::state::{HOLDS_LIMIT, Phase, Stage, State};
-use crate::units::Weight;
 use crate::{
     abort, blue_green, guardrail_holds, progress, restart, route_state, steps, target, workload,
 };
@@ -210,8 +209,7 @@ fn describe_stable(cx: &Context<'_>, state: &State) -> (Phase, String) {
     let set = revision.and_then(|revision| cx.observed.replica_sets.get(revision));
     let available = set.map_or(0, |set| set.available);
     let is_complete = available >= cx.plan.canary().sufficient_pods(cx.plan.replicas);
-    let has_no_canary_traffic =
-        cx.plan.splits_by_pods() || route_state::in_effect(cx) == Some(Weight::ZERO);
+    let has_no_canary_traffic = cx.plan.splits_by_pods() || route_state::canary_is_unreachable(cx);
     if available == 0 && cx.plan.replicas > 0 {
         let message = "no pod of the stable revision is available";
         return (Phase::Degraded, message.to_owned());

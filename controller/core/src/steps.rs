@@ -1,5 +1,6 @@
 //! Steps. A step is complete when its effect has been observed, never because it was requested.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use crate::holds::{self, Holds};
 use crate::plan::{Pace, Plan, Requirements, Step};
 use crate::state::{Pause, PauseReason, Stage, State, StepPosition};
 use crate::units::{Weight, saturating_add};
-use crate::{promotion, route_state, target};
+use crate::{blue_green, promotion, route_state, target};
 
 /// The current step as planned. `None` after the last one, and if the evidence sets the pace.
 pub(crate) fn current<'a>(plan: &'a Plan, state: &State) -> Option<&'a Step> {
@@ -40,8 +41,7 @@ pub(crate) fn begin_step(cx: &Context<'_>, transition: &mut Transition, index: u
 /// What the current step waits for; `None` if its effect has been observed.
 pub(crate) fn position_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
     if state.restarting {
-        let is_without_traffic =
-            cx.plan.splits_by_pods() || route_state::in_effect(cx) == Some(Weight::ZERO);
+        let is_without_traffic = cx.plan.splits_by_pods() || route_state::canary_is_unreachable(cx);
         return (!is_without_traffic).then(|| holds::route_hold(cx));
     }
     match (&cx.plan.canary().pace, state.step) {
@@ -58,6 +58,11 @@ fn step_hold(
     step: Option<&Step>,
     started_at: Timestamp,
 ) -> Option<Hold> {
+    if matches!(step, None | Some(Step::Require(_)))
+        && let Some(freeze) = blue_green::freeze_before_switch(cx, state)
+    {
+        return Some(freeze.clone());
+    }
     let own = match step {
         Some(Step::SetWeight(weight)) => {
             holds::traffic_hold(cx, state, target::capped(state, *weight))
@@ -74,6 +79,11 @@ fn step_hold(
         Some(Step::Pause(None)) => Some(Hold::new(HoldCode::StepPause, "until promoted")),
         Some(Step::Analysis(duration)) => return analysis_hold(cx, started_at, *duration),
         Some(Step::Require(required)) => holds::requirements_hold(cx, state, required),
+        Some(Step::Gate(gate)) => gate.hold(cx, started_at),
+        Some(Step::SetManagedRoute(_)) => {
+            let share = target::share(cx, state);
+            holds::traffic_hold(cx, state, share).or_else(|| holds::managed_routes_hold(cx, state))
+        }
         None => promote_hold(cx, state),
     };
     // Missing data never counts as success: no step completes by it, nor before traffic that was
@@ -136,6 +146,9 @@ fn analysis_hold(
 /// The evidence sets the pace: once the desired weight is in effect, the evidence decides what comes
 /// next.
 fn evidence_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
+    if let Some(checks) = checks_before_traffic(cx.plan, state) {
+        return before_traffic_hold(cx, state, checks);
+    }
     let traffic = holds::traffic_hold(cx, state, state.weights.desired);
     if traffic.is_some() {
         return traffic;
@@ -147,10 +160,57 @@ fn evidence_hold(cx: &Context<'_>, state: &State) -> Option<Hold> {
     Some(insufficient_evidence(cx))
 }
 
+/// The checks that must have succeeded before the first traffic, if the evidence sets the pace and
+/// the release has had none. The first weight is then reached as any other one, from index 0 on.
+pub(crate) fn checks_before_traffic<'a>(
+    plan: &'a Plan,
+    state: &State,
+) -> Option<&'a BTreeSet<String>> {
+    let checks = &plan.canary().analysis.as_ref()?.checks_before_traffic;
+    let is_first = state.step.is_some_and(|step| step.index == 0);
+    let is_awaited = state.stage == Stage::Progressing
+        && is_first
+        && matches!(plan.canary().pace, Pace::Evidence(_))
+        && !checks.is_empty();
+    is_awaited.then_some(checks)
+}
+
+fn before_traffic_hold(cx: &Context<'_>, state: &State, checks: &BTreeSet<String>) -> Option<Hold> {
+    let required = Requirements {
+        checks: checks.clone(),
+        ..Requirements::default()
+    };
+    holds::traffic_hold(cx, state, Weight::ZERO)
+        .or_else(|| holds::requirements_hold(cx, state, &required))
+}
+
+/// The checks that the current position waits for, and since when. They are checks of the phases
+/// `step` and `beforeTraffic`, among others. `None` if it waits for none.
+pub fn awaited_checks<'a>(
+    plan: &'a Plan,
+    state: &State,
+) -> Option<(&'a BTreeSet<String>, Timestamp)> {
+    let position = state.step.filter(|_| state.stage == Stage::Progressing)?;
+    let checks = match current(plan, state) {
+        Some(Step::Require(required)) => Some(&required.checks),
+        Some(_) => None,
+        None => checks_before_traffic(plan, state),
+    };
+    let checks = checks.filter(|checks| !checks.is_empty())?;
+    Some((checks, position.started_at))
+}
+
 /// The higher weight that the evidence permits, if the evidence sets the pace.
 fn permitted_raise(cx: &Context<'_>, state: &State) -> Option<Weight> {
-    if state.restarting || !matches!(cx.plan.canary().pace, Pace::Evidence(_)) {
+    let Pace::Evidence(pace) = &cx.plan.canary().pace else {
         return None;
+    };
+    if state.restarting {
+        return None;
+    }
+    if let Some(checks) = checks_before_traffic(cx.plan, state) {
+        let is_ready = before_traffic_hold(cx, state, checks).is_none();
+        return is_ready.then_some(pace.first_weight);
     }
     let report = cx.observed.fresh_analysis()?;
     let next = report
@@ -240,6 +300,12 @@ pub(crate) fn describe(step: &Step) -> String {
         Step::Pause(Some(duration)) => format!("pause {} s", duration.as_secs_f64()),
         Step::SetCanaryScale(_) => "setCanaryScale".to_owned(),
         Step::Analysis(_) | Step::Require(_) => "analysis".to_owned(),
+        Step::Gate(_) => "gate".to_owned(),
+        Step::SetManagedRoute(route) => {
+            let (step, name) = (route.action.step_name(), &route.name);
+            let removes = if route.is_removal() { " (removed)" } else { "" };
+            format!("{step} {name}{removes}")
+        }
     }
 }
 
@@ -254,7 +320,13 @@ fn record_pause(cx: &Context<'_>, transition: &mut Transition, hold: &Hold) {
     };
     transition.state.pause = match &hold.ends {
         HoldEnd::Time { at } if hold.code == HoldCode::StepPause => Some(step_pause(Some(*at))),
-        _ if hold.code == HoldCode::StepPause => Some(step_pause(None)),
+        _ if matches!(
+            hold.code,
+            HoldCode::StepPause | HoldCode::ApprovalPending | HoldCode::GateExpired
+        ) =>
+        {
+            Some(step_pause(None))
+        }
         _ if hold.is_bounded_by_max_duration() && max_duration_is_over(cx, started_at) => {
             let message = format!("undecided for the maximum duration: {}", hold.message);
             transition.warning("Inconclusive", message);

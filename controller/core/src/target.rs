@@ -9,9 +9,11 @@ use crate::context::Context;
 use crate::converge::replica_ratio;
 use crate::guardrail_holds;
 use crate::holds;
-use crate::plan::{Canary, CanaryScale, Pace};
+use crate::managed_route::{ManagedRoute, managed_routes_at};
+use crate::plan::{Canary, CanaryScale, Pace, Plan};
 use crate::route_state;
 use crate::state::{Stage, State};
+use crate::steps;
 use crate::units::{Revision, Weight};
 
 /// The wanted traffic, pods and Services.
@@ -21,6 +23,8 @@ pub(crate) struct Target {
     /// Whether the share may rise above what is written now. After an abort it never rises again,
     /// and while a guardrail holds the release it does not.
     pub may_raise: bool,
+    /// The rules for chosen requests, by precedence.
+    pub managed_routes: Vec<ManagedRoute>,
     /// The wanted pods of each revision that serves by design. Other revisions are drained.
     pub pods: BTreeMap<Revision, PodTarget>,
     /// The revision that the stable Service should select.
@@ -74,6 +78,7 @@ pub(crate) fn target(cx: &Context<'_>, state: &State) -> Target {
     Target {
         share,
         may_raise: may_raise(cx, state),
+        managed_routes: managed_routes(cx, state),
         pods: pods(cx, state, share),
         stable_binding: stable_binding(cx, state),
         canary_binding: canary_binding(cx, state),
@@ -219,9 +224,27 @@ pub(crate) fn planned_share(cx: &Context<'_>, state: &State) -> Weight {
         Stage::Progressing if state.restarting => Weight::ZERO,
         Stage::Progressing => match &cx.plan.canary().pace {
             Pace::Steps(steps) => Canary::weight_at(steps, state.step.map_or(0, |step| step.index)),
+            Pace::Evidence(_) if steps::checks_before_traffic(cx.plan, state).is_some() => {
+                Weight::ZERO
+            }
             Pace::Evidence(_) => state.weights.desired,
         },
         Stage::Promoting => Weight::FULL,
+    }
+}
+
+/// The rules for chosen requests that the stage and step want. They stay until the canary has all of
+/// the traffic.
+pub(crate) fn managed_routes(cx: &Context<'_>, state: &State) -> Vec<ManagedRoute> {
+    if cx.plan.routing().is_none() {
+        return Vec::new();
+    }
+    let steps = cx.plan.steps();
+    match state.stage {
+        Stage::FirstDeploy | Stage::Stable | Stage::Aborted => Vec::new(),
+        Stage::Progressing if state.restarting => Vec::new(),
+        Stage::Progressing => managed_routes_at(steps, state.step.map_or(0, |step| step.index)),
+        Stage::Promoting => managed_routes_at(steps, steps.len()),
     }
 }
 
@@ -232,19 +255,46 @@ pub(crate) fn capped(state: &State, weight: Weight) -> Weight {
 
 /// The canary's pods for this share of traffic at the current step.
 pub(crate) fn canary_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
-    let replicas = cx.plan.replicas;
     let scale = match (&cx.plan.canary().pace, state.step) {
         (Pace::Steps(steps), Some(step)) if state.stage == Stage::Progressing => {
             Canary::scale_at(steps, step.index)
         }
         _ => CanaryScale::MatchTrafficWeight,
     };
+    let mut pods = canary_pods_of_scale(cx.plan, scale, share);
+    if share.is_zero() {
+        pods = pods.max(pods_before_traffic(cx, state));
+    }
+    // Chosen requests need a pod, too.
+    if share.is_zero() && !managed_routes(cx, state).is_empty() {
+        return pods.max(1).max(min_pods(cx));
+    }
+    pods
+}
+
+/// The canary's pods for this share of traffic, with this scale.
+pub(crate) fn canary_pods_of_scale(plan: &Plan, scale: CanaryScale, share: Weight) -> u32 {
+    let replicas = plan.replicas;
     let at_least_one = u32::from(!share.is_zero());
     match scale {
         CanaryScale::MatchTrafficWeight if share.is_zero() => 0,
-        CanaryScale::MatchTrafficWeight => share.pods_of(replicas).max(min_pods(cx)),
+        CanaryScale::MatchTrafficWeight => share.pods_of(replicas).max(min_pods_of(plan)),
+        // A preview never has more pods than the side that serves.
+        CanaryScale::Replicas(pods) if plan.is_blue_green() => pods.min(replicas),
         CanaryScale::Replicas(pods) => pods.max(at_least_one),
         CanaryScale::Weight(weight) => weight.pods_of(replicas).max(at_least_one),
+    }
+}
+
+/// The canary's pods while its checks run before the first traffic: those of the first weight. 0 if
+/// no checks run.
+fn pods_before_traffic(cx: &Context<'_>, state: &State) -> u32 {
+    match &cx.plan.canary().pace {
+        Pace::Evidence(pace) if steps::checks_before_traffic(cx.plan, state).is_some() => {
+            let of_weight = pace.first_weight.pods_of(cx.plan.replicas);
+            of_weight.max(1).max(min_pods(cx))
+        }
+        _ => 0,
     }
 }
 
@@ -276,8 +326,11 @@ fn stable_pods(cx: &Context<'_>, state: &State, share: Weight) -> u32 {
 
 /// The pods that each side with requests has at least.
 fn min_pods(cx: &Context<'_>) -> u32 {
-    let pods = cx.plan.canary().min_pods_per_replica_set;
-    pods.min(cx.plan.replicas)
+    min_pods_of(cx.plan)
+}
+
+fn min_pods_of(plan: &Plan) -> u32 {
+    plan.canary().min_pods_per_replica_set.min(plan.replicas)
 }
 
 fn surge(cx: &Context<'_>) -> u32 {

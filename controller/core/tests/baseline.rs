@@ -8,7 +8,7 @@ mod world;
 use serin_core::baseline;
 use serin_core::command::Verb;
 use serin_core::hold::HoldCode;
-use serin_core::plan::{Analysis, Plan, Step};
+use serin_core::plan::{Analysis, CanaryScale, Plan, Step};
 use serin_core::state::Stage;
 use serin_core::units::Weight;
 use world::{World, analysed, edit, plan, rev, roll_back, secs, undecided, unrouted, wait, weight};
@@ -217,4 +217,22 @@ fn a_controller_killed_between_any_two_writes_starts_and_ends_the_same_baseline(
             "killed after {kill_every} writes"
         );
     }
+}
+
+#[test]
+fn the_part_of_stable_that_is_compared_follows_from_the_plan() {
+    let is_part = |plan: &Plan, scale, percent, expected: f64| {
+        let part = baseline::compared_part_of_stable(plan, scale, Weight::percent(percent));
+        assert!((part - expected).abs() < 1e-12, "{part} at {percent} %");
+    };
+    let by_weight = CanaryScale::MatchTrafficWeight;
+    let with = with_baseline(plan(4, two_steps()), 2);
+    is_part(&with, by_weight, 25, 1.0 / 5.0);
+    // At most two baseline pods.
+    is_part(&with, by_weight, 75, 2.0 / 6.0);
+    is_part(&with, CanaryScale::Replicas(2), 25, 2.0 / 6.0);
+    is_part(&plan(4, two_steps()), by_weight, 25, 1.0);
+    // Without a router, the number of pods sets the split.
+    let unrouted = with_baseline(unrouted(4, two_steps(), 1, 1), 2);
+    is_part(&unrouted, by_weight, 25, 1.0);
 }

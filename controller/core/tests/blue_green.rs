@@ -11,8 +11,8 @@ use serin_core::plan::{Plan, Step};
 use serin_core::state::{Phase, Stage};
 use serin_core::units::Weight;
 use world::{
-    POD_START, Pods, World, all_pods, baked, blue_green_kinds, preview, rev, roll_back, secs,
-    strategies, undecided, wait,
+    POD_START, Pods, World, all_pods, baked, blue_green_kinds, frozen, preview, rev, roll_back,
+    secs, strategies, undecided, wait,
 };
 
 fn active(world: &World) -> &str {
@@ -101,6 +101,51 @@ fn a_smaller_preview_gets_all_of_its_pods_before_the_switch() {
         assert_eq!(world.available(&rev("v2")), 5);
         world.run_until_stable("v2");
         world.assert_no_lost_requests();
+    }
+}
+
+#[test]
+fn a_preview_never_has_more_pods_than_replicas() {
+    for plan in blue_green_kinds(3, &[preview(5), Step::Pause(None), all_pods()]) {
+        let mut world = World::stable(plan);
+        world.release("v2");
+        world.run_until_paused();
+        assert_eq!(world.desired("v2"), 3);
+        // An autoscaler changes `replicas` while the preview waits.
+        world.plan.replicas = 2;
+        world.run_for(secs(30));
+        assert_eq!(world.desired("v2"), 2);
+        world.command("p", Verb::Promote);
+        world.run_until_stable("v2");
+        world.assert_no_lost_requests();
+    }
+}
+
+#[test]
+fn a_service_without_error_budget_is_not_switched_until_it_recovers_or_somebody_decides() {
+    for lifts in [true, false] {
+        for plan in blue_green_kinds(3, &[all_pods()]) {
+            let mut world = World::stable(baked(plan, 60));
+            world.report = frozen("the active revision is burning the error budget");
+            world.release("v2");
+            world.run_for(secs(300));
+            assert_eq!((active(&world), world.available(&rev("v2"))), ("v1", 3));
+            assert!(
+                world.state.message.contains("is burning"),
+                "{}",
+                world.state.message
+            );
+            let codes: Vec<_> = world.state.holds.iter().map(|hold| hold.code).collect();
+            assert_eq!(codes, [world.report.as_ref().unwrap().holds[0].code]);
+            assert!(world.refused("p", Verb::PromoteFull).contains("frozen"));
+            if lifts {
+                let lifted = world.command("o", Verb::Override);
+                assert_eq!(lifted.result, CommandResult::Done, "{}", lifted.message);
+            }
+            world.report = undecided(&world);
+            run_until_switched(&mut world, "v2");
+            world.assert_no_lost_requests();
+        }
     }
 }
 

@@ -180,3 +180,125 @@ fn a_restart_without_pods_ends_at_once() {
     assert_eq!(world.state.restart, None);
     assert_eq!(world.desired("v1"), 0);
 }
+
+/// Declares a restart of all pods that were created before `seconds` from now.
+fn declare_restart(world: &mut World, seconds: u64) {
+    let at = world.now + secs(seconds);
+    world.plan.restart_at = Some(at);
+    world.settle();
+}
+
+#[test]
+fn a_declared_restart_begins_at_its_time_and_happens_once() {
+    let mut world = World::stable(limited(plan(4, vec![weight(50)]), 1, 0));
+    world.run_for(secs(60));
+    declare_restart(&mut world, 30);
+    world.run_for(secs(29));
+    assert_eq!(world.state.restart, None, "before its time");
+    world.run_for(secs(2));
+    assert_eq!(
+        world.state.restart.as_ref().unwrap().at,
+        world.plan.restart_at.unwrap()
+    );
+    let (fewest, most) = run_restart(&mut world);
+    assert_eq!((fewest, most), (4, 5));
+    assert_eq!(world.state.restarted_at, world.plan.restart_at);
+    world.run_for(secs(600));
+    assert_eq!(world.events_of("Restarted").len(), 1);
+
+    // The next time is another restart, and an earlier one is none.
+    declare_restart(&mut world, 1);
+    world.run_for(secs(2));
+    run_restart(&mut world);
+    assert_eq!(world.events_of("Restarted").len(), 2);
+    world.plan.restart_at = Some("2026-01-01T00:00:00Z".parse().unwrap());
+    world.run_for(secs(60));
+    assert_eq!(world.events_of("Restarted").len(), 2);
+}
+
+#[test]
+fn a_declared_restart_waits_for_a_release_whose_pods_need_none() {
+    let mut world = World::stable(plan(4, vec![weight(50), Step::Pause(None)]));
+    world.run_for(secs(60));
+    world.release("v2");
+    world.run_until_paused();
+    declare_restart(&mut world, 0);
+    world.run_for(secs(60));
+    assert_eq!(world.state.restart, None, "a release is in progress");
+    // After an abort the old pods serve, and they are older than the declared time.
+    world.command("stop", Verb::Abort);
+    world.run_for(secs(1));
+    run_restart(&mut world);
+    assert_eq!(world.state.restarted_at, world.plan.restart_at);
+
+    // All pods of the next revision are younger.
+    let restarts = world.events_of("Restarted").len();
+    let declared = world.now;
+    world.release("v3");
+    world.run_until_paused();
+    world.plan.restart_at = Some(declared);
+    world.command("go on", Verb::PromoteFull);
+    world.run_until_stable("v3");
+    world.run_for(secs(60));
+    assert_eq!(world.state.restarted_at, Some(declared));
+    assert_eq!(world.events_of("Restarted").len(), restarts);
+}
+
+#[test]
+fn a_first_deployment_needs_no_declared_restart() {
+    let mut declared = plan(3, vec![weight(50)]);
+    declared.restart_at = Some("2025-12-31T00:00:00Z".parse().unwrap());
+    let world = World::stable(declared);
+    assert_eq!(world.state.restart, None);
+    assert!(world.events_of("Restarting").is_empty());
+    assert_eq!(world.state.restarted_at, world.plan.restart_at);
+}
+
+#[test]
+fn a_command_covers_a_declared_restart_and_a_declared_restart_extends_a_command() {
+    let mut world = World::stable(limited(plan(4, vec![weight(50)]), 1, 0));
+    restart(&mut world);
+    let requested_at = world.state.restart.as_ref().unwrap().at;
+    world.plan.restart_at = Some(requested_at);
+    run_restart(&mut world);
+    assert_eq!(world.state.restarted_at, Some(requested_at));
+    assert_eq!(world.events_of("Restarted").len(), 1);
+
+    restart(&mut world);
+    declare_restart(&mut world, 1);
+    world.run_for(secs(2));
+    assert_eq!(
+        world.state.restart.as_ref().unwrap().at,
+        world.plan.restart_at.unwrap()
+    );
+    run_restart(&mut world);
+    let created_after = |ready_at| ready_at > world.plan.restart_at.unwrap();
+    assert!(
+        world.sets[&rev("v1")]
+            .ready_at
+            .iter()
+            .copied()
+            .all(created_after)
+    );
+}
+
+#[test]
+fn a_declared_restart_survives_a_controller_that_is_killed_after_any_write() {
+    for writes in 0..4 {
+        let mut world = World::stable(plan(3, vec![weight(50)]));
+        world.run_for(secs(60));
+        world.plan.restart_at = Some(world.now);
+        for _ in 0..200 {
+            if world.state.restarted_at.is_some() {
+                break;
+            }
+            world.reconcile_with_kill(writes);
+            world.run_for(secs(1));
+        }
+        assert_eq!(
+            world.state.restarted_at, world.plan.restart_at,
+            "killed after {writes} writes"
+        );
+        assert_eq!(world.desired("v1"), 3);
+    }
+}

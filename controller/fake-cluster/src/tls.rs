@@ -29,6 +29,14 @@ impl CertificateAuthority {
     /// # Errors
     /// The socket could not be opened, or the certificate could not be issued.
     pub async fn listen(&self, mutual: bool) -> io::Result<TlsListener> {
+        self.listen_on(Ipv4Addr::LOCALHOST, mutual).await
+    }
+
+    /// As [`Self::listen`], on a free port of this address.
+    ///
+    /// # Errors
+    /// The socket could not be opened, or the certificate could not be issued.
+    pub async fn listen_on(&self, address: Ipv4Addr, mutual: bool) -> io::Result<TlsListener> {
         let CertificateAndKey { certificate, key } = self.issue_certificate()?;
         let certificate =
             CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(io::Error::other)?;
@@ -49,7 +57,7 @@ impl CertificateAuthority {
         let config = config
             .with_single_cert(vec![certificate], key)
             .map_err(io::Error::other)?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = TcpListener::bind((address, 0)).await?;
         Ok(TlsListener {
             listener,
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -59,7 +67,7 @@ impl CertificateAuthority {
 }
 
 impl TlsListener {
-    /// The URL of the listener, `https://127.0.0.1:PORT`.
+    /// The URL of the listener, for example `https://127.0.0.1:PORT`.
     ///
     /// # Errors
     /// The local address cannot be determined.

@@ -18,6 +18,7 @@ use serin_runtime::clock::Clock;
 use serin_runtime::controller::{Controller, ControllerDeps};
 use serin_runtime::dispatcher::Dispatcher;
 use serin_runtime::election::Leadership;
+use serin_runtime::image_registry::NoImageRegistry;
 use serin_runtime::reconcile::Safeguards;
 use serin_runtime::telemetry::Metrics;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -82,6 +83,7 @@ impl ControllerProcess {
                 ownership: Arc::new(Leadership::without_election()),
                 metrics: shared,
                 analyzer: Arc::new(NoAnalyzer),
+                registry: Arc::new(NoImageRegistry),
                 dispatcher: Arc::new(Dispatcher::default()),
                 instance: "serin".to_owned(),
                 admission_policy: None,

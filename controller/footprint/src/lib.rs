@@ -10,4 +10,4 @@ mod controller_process;
 mod measure;
 
 pub use allocator::CountingAllocator;
-pub use measure::{Footprint, Releases, measure};
+pub use measure::{Footprint, ReleaseCost, Releases, measure, measure_release};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use serin_fake_cluster::{FakeCluster, RequestRecord};
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 use crate::allocator;
@@ -70,11 +70,18 @@ impl Releases {
 /// What a Rollout and a release cost.
 #[derive(Clone, Debug)]
 pub struct Footprint {
-    /// Number of Rollouts.
-    pub rollouts: u32,
     /// Bytes of memory of the controller for each Rollout, after a release and after a restart.
     /// The memory of a controller with a few other Rollouts is subtracted.
     pub bytes_per_rollout: [f64; 2],
+    /// What a release costs.
+    pub release: ReleaseCost,
+}
+
+/// What a release costs.
+#[derive(Clone, Debug)]
+pub struct ReleaseCost {
+    /// Number of Rollouts.
+    pub rollouts: u32,
     /// Requests of each kind for a release, dry runs included and watches excluded.
     pub requests: BTreeMap<String, f64>,
     /// Bytes of the bodies of the requests of a release.
@@ -89,67 +96,113 @@ pub struct Footprint {
     pub cpu: Duration,
 }
 
+/// A cluster in threads of its own.
+struct Cluster {
+    fake: FakeCluster,
+    runtime: Runtime,
+}
+
+impl Cluster {
+    /// Starts a cluster with the policies of the releases.
+    fn start(releases: Releases) -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("cluster")
+            .enable_all()
+            .build()?;
+        let fake = runtime.block_on(async { FakeCluster::new(SEED) });
+        runtime.block_on(async {
+            for index in 0..releases.policies {
+                fake.apply_object(policy(index))?;
+            }
+            anyhow::Ok(())
+        })?;
+        Ok(Self { fake, runtime })
+    }
+
+    fn start_controller(&self) -> Result<ControllerProcess> {
+        ControllerProcess::start(&self.fake, self.runtime.handle())
+    }
+
+    fn deploy(&self, rollouts: Range<u32>, releases: Releases, version: u32) -> Result<()> {
+        let deployed = deploy(&self.fake, rollouts, releases.pause, version);
+        self.runtime.block_on(deployed)
+    }
+
+    /// Runs the first deployment of the Rollouts, and measures the release that follows.
+    fn release(
+        &self,
+        controller: &ControllerProcess,
+        rollouts: Range<u32>,
+        releases: Releases,
+    ) -> Result<ReleaseCost> {
+        self.deploy(rollouts.clone(), releases, 1)?;
+        self.fake.clear_requests();
+        let before = controller.counters()?;
+        self.deploy(rollouts, releases, 2)?;
+        let after = controller.counters()?;
+        let requests = count_requests(&self.fake.requests());
+        Ok(release_cost(releases.rollouts, before, after, requests))
+    }
+
+    /// Bytes of a controller that has started and come to rest.
+    fn started_memory(&self) -> Result<i64> {
+        self.fake.clear_requests();
+        let controller = self.start_controller()?;
+        let quiet = wait_until_quiet(&self.fake, STARTED_FOR);
+        self.runtime.block_on(quiet)?;
+        memory_of(controller)
+    }
+}
+
 /// Runs a release of each of the Rollouts at the same time: one replica, `setWeight: 20`, a pause,
-/// `setWeight: 50`, a pause, no router and no analysis.
+/// `setWeight: 50`, a pause, no router and no analysis. Then restarts the controller.
 ///
 /// [`crate::CountingAllocator`] must be the global allocator.
 ///
 /// # Errors
 /// The controller does not start or stop, or the Rollouts do not become healthy.
 pub fn measure(releases: Releases) -> Result<Footprint> {
-    let cluster_runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("cluster")
-        .enable_all()
-        .build()?;
-    let cluster = cluster_runtime.handle().clone();
-    let fake = cluster.block_on(async { FakeCluster::new(SEED) });
-    cluster.block_on(async {
-        for index in 0..releases.policies {
-            fake.apply_object(policy(index))?;
-        }
-        anyhow::Ok(())
-    })?;
-    let controller = ControllerProcess::start(&fake, &cluster)?;
-    let deploy = |rollouts: Range<u32>, version| {
-        let deployed = deploy(&fake, rollouts, releases.pause, version);
-        cluster.block_on(deployed)
-    };
-    deploy(0..EXISTING, 1)?;
+    let cluster = Cluster::start(releases)?;
+    let controller = cluster.start_controller()?;
+    cluster.deploy(0..EXISTING, releases, 1)?;
     controller.stop()?;
-    let existing = started_memory(&fake, &cluster)?;
-    let controller = ControllerProcess::start(&fake, &cluster)?;
+    let existing = cluster.started_memory()?;
+    let controller = cluster.start_controller()?;
     let measured = EXISTING..EXISTING + releases.rollouts;
-    deploy(measured.clone(), 1)?;
-    fake.clear_requests();
-    let before = controller.counters()?;
-    deploy(measured, 2)?;
-    let after = controller.counters()?;
-    let requests = count_requests(&fake.requests());
+    let release = cluster.release(&controller, measured, releases)?;
     let running = memory_of(controller)?;
-    let restarted = started_memory(&fake, &cluster)?;
-    let memory = [running - existing, restarted - existing];
-    Ok(footprint(
-        releases.rollouts,
-        before,
-        after,
-        requests,
-        memory,
-    ))
+    let restarted = cluster.started_memory()?;
+    #[expect(clippy::cast_precision_loss, reason = "the figures are far below 2^52")]
+    let each = |bytes: i64| bytes as f64 / f64::from(releases.rollouts);
+    Ok(Footprint {
+        bytes_per_rollout: [each(running - existing), each(restarted - existing)],
+        release,
+    })
+}
+
+/// Like [`measure`], without the memory of the Rollouts, which takes twice as long.
+///
+/// # Errors
+/// The controller does not start or stop, or the Rollouts do not become healthy.
+pub fn measure_release(releases: Releases) -> Result<ReleaseCost> {
+    let cluster = Cluster::start(releases)?;
+    let controller = cluster.start_controller()?;
+    let release = cluster.release(&controller, 0..releases.rollouts, releases)?;
+    controller.stop()?;
+    Ok(release)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the figures are far below 2^52")]
-fn footprint(
+fn release_cost(
     rollouts: u32,
     before: Counters,
     after: Counters,
     requests: BTreeMap<String, u64>,
-    memory: [i64; 2],
-) -> Footprint {
+) -> ReleaseCost {
     let each = |total: u64| total as f64 / f64::from(rollouts);
-    Footprint {
+    ReleaseCost {
         rollouts,
-        bytes_per_rollout: memory.map(|bytes| bytes as f64 / f64::from(rollouts)),
         requests: requests
             .into_iter()
             .map(|(kind, count)| (kind, each(count)))
@@ -160,14 +213,6 @@ fn footprint(
         allocated_bytes: each(after.allocated_bytes - before.allocated_bytes),
         cpu: after.cpu.saturating_sub(before.cpu) / rollouts,
     }
-}
-
-/// Bytes of a controller that has started and come to rest.
-fn started_memory(fake: &FakeCluster, cluster: &Handle) -> Result<i64> {
-    fake.clear_requests();
-    let controller = ControllerProcess::start(fake, cluster)?;
-    cluster.block_on(wait_until_quiet(fake, STARTED_FOR))?;
-    memory_of(controller)
 }
 
 /// Bytes that become free when the controller is dropped.
@@ -297,7 +342,7 @@ fn count_requests(requests: &[RequestRecord]) -> BTreeMap<String, u64> {
     counts
 }
 
-impl Footprint {
+impl ReleaseCost {
     /// Writes for a release, Events and dry runs included.
     pub fn writes(&self) -> f64 {
         let writes = self.requests.iter();
@@ -313,10 +358,17 @@ impl fmt::Display for Footprint {
         writeln!(
             f,
             "{} Rollouts.\n\n| what | for each |\n|---|---|",
-            self.rollouts
+            self.release.rollouts
         )?;
         writeln!(f, "| memory after a release | {released:.1} KiB |")?;
         writeln!(f, "| memory after a restart | {restarted:.1} KiB |")?;
+        write!(f, "{}", self.release)
+    }
+}
+
+/// The rows of a table.
+impl fmt::Display for ReleaseCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| writes of a release | {:.2} |", self.writes())?;
         for (kind, count) in &self.requests {
             writeln!(f, "| - {kind} | {count:.2} |")?;

@@ -7,6 +7,8 @@ use serde_json::Value;
 use serin_core::guardrail::GuardrailKind;
 use serin_crds::guardrails::Guardrails;
 
+use crate::registry::ImageFacts;
+
 /// Annotation of a pod with the images that Kyverno has verified, as JSON: image to verdict. Written
 /// by rules of the type verifyImages.
 pub const VERIFIED_IMAGES: &str = "kyverno.io/verify-images";
@@ -188,9 +190,13 @@ impl Source {
 
     /// The sources that the guardrails need.
     pub fn needed_by(guardrails: &Guardrails) -> Vec<Self> {
+        let signature = guardrails.image_signature.as_ref();
+        let has_keys = signature.is_some_and(|options| !options.keys.is_empty());
         let mut needed: Vec<Self> = GuardrailKind::ALL
             .iter()
             .filter(|kind| guardrails.is_on(**kind))
+            // With keys, no policy engine is asked.
+            .filter(|kind| !has_keys || **kind != GuardrailKind::ImageSignature)
             .flat_map(|kind| Self::for_guardrail(*kind))
             .copied()
             .collect();
@@ -372,6 +378,8 @@ pub struct Facts {
     pub is_measured: Fact<bool>,
     /// The answer to the dry run of the ReplicaSet.
     pub dry_run: Fact<DryRun>,
+    /// What registries say about the images.
+    pub images: ImageFacts,
     /// Objects by their source, as the API server sent them.
     pub objects: BTreeMap<Source, Fact<Vec<Value>>>,
 }

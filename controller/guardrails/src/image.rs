@@ -57,7 +57,7 @@ pub(crate) fn is_registry(host: &str) -> bool {
 
 /// The digest in the `imageID` of a container status: that of the image in its registry. `None` if
 /// the container runtime reports only its own identifier, which differs by architecture.
-pub(crate) fn registry_digest(image_id: &str) -> Option<&str> {
+pub fn registry_digest(image_id: &str) -> Option<&str> {
     let (_, digest) = image_id.rsplit_once('@')?;
     digest.contains(':').then_some(digest)
 }

@@ -10,10 +10,15 @@ mod evaluation;
 pub mod facts;
 mod guardrails;
 mod image;
+mod image_glob;
 mod label_selector;
+pub mod registry;
+mod signature_key;
 mod template;
 mod validation;
 
 pub use evaluation::{Evaluation, evaluate};
 pub use facts::{Fact, Facts};
+pub use image::registry_digest;
+pub use signature_key::{InvalidPublicKey, PublicKey};
 pub use validation::{InvalidOption, invalid_options};

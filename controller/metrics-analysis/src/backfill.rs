@@ -157,7 +157,7 @@ pub struct Slice {
 }
 
 impl Slice {
-    fn push(&mut self, answer: SingleAnswer) {
+    pub(crate) fn push(&mut self, answer: SingleAnswer) {
         let (answer, memory) = answer.into_parts();
         self.answers.push(answer);
         self.memory.push(memory);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serin_analysis::placebo::PlaceboSummary;
 use serin_analysis::{Arm, PodId, explain};
 
 use crate::counter_selectors::CounterSelectors;
@@ -100,6 +101,11 @@ impl ObjectiveAnalysis {
             "The canary is compared with the {pods} that started with it: {errors} of their \
              {requests} requests failed. All stable pods count for the error budget."
         ))
+    }
+
+    /// Placebo releases of the day before the release. `None` if there are none.
+    pub(crate) fn placebo(&self) -> Option<PlaceboSummary> {
+        self.state.evidence.placebo().or(self.service.placebo())
     }
 
     /// A note for operators that the evidence by endpoint does not grow.

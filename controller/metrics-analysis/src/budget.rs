@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serin_analysis::budget::BudgetState;
 use serin_analysis::explain::{duration, share, thousands};
 use serin_analysis::feasibility::FeasibilityInput;
+use serin_analysis::placebo::PlaceboSummary;
 use serin_core::text::Message;
 use serin_core::units::Weight;
 use serin_crds::analysis::ObjectiveSpec;
@@ -16,12 +17,23 @@ use crate::settings::Settings;
 /// Assumed error rate of a service without history, as a fraction of its error budget.
 const USUAL_PART_OF_BUDGET: f64 = 0.5;
 
+/// What is known of the next or current release, as far as its feasibility depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct ReleaseOutlook {
+    /// Weight at which the evidence must suffice. `None` if no step waits for it.
+    pub proven_at: Option<Weight>,
+    /// Part of stable's requests that the canary is compared with, from 0 to 1.
+    pub compared_stable: f64,
+    /// Placebo releases of the day before. `None` if there are none.
+    pub placebo: Option<PlaceboSummary>,
+}
+
 /// The error budget of one objective, for the status. `None` until the budget has been read.
 pub fn budget_status(
     spec: &ObjectiveSpec,
     service: &ServiceSlo,
     settings: &Settings,
-    proven_at: Option<Weight>,
+    outlook: &ReleaseOutlook,
     now: Timestamp,
 ) -> Option<BudgetStatus> {
     let budget = service.budget(1.0 - spec.objective / 100.0)?;
@@ -65,20 +77,50 @@ pub fn budget_status(
         allotment,
         at: Some(now),
         message: Some(message.into()),
-        infeasible: infeasible(spec, service, settings, proven_at, allotment).map(Message::from),
+        infeasible: infeasible(spec, service, settings, outlook, allotment).map(Message::from),
     })
 }
 
-/// Explains why the observed traffic is not sufficient to analyze a release. The text names the
-/// objective.
+/// Explains why a release cannot be analyzed as promised: too little traffic, or errors that would
+/// have rolled back stable's own pods. The text names the objective.
 fn infeasible(
     spec: &ObjectiveSpec,
     service: &ServiceSlo,
     settings: &Settings,
-    proven_at: Option<Weight>,
+    outlook: &ReleaseOutlook,
     allotment: f64,
 ) -> Option<String> {
-    let requests_per_second = service.known_requests_per_second()?;
+    let sentences: Vec<String> = traffic_messages(spec, service, settings, outlook, allotment)
+        .into_iter()
+        .chain(placebo_message(outlook, settings))
+        .collect();
+    (!sentences.is_empty()).then(|| format!("Objective {}: {}", spec.name, sentences.join(" ")))
+}
+
+/// Explains that placebo releases refute the bound on false rollbacks.
+fn placebo_message(outlook: &ReleaseOutlook, settings: &Settings) -> Option<String> {
+    let placebo = outlook.placebo.filter(|placebo| placebo.refutes_bound)?;
+    let one_in = thousands((1.0 / settings.analysis.alpha).round());
+    Some(format!(
+        "Your own stable pods would have been rolled back in {} of the {} hours before, more often \
+         than a bound of 1 in {one_in} allows. Run kubectl serin placebo to see the pods and hours. \
+         Then assign requests instead of clients or connections, replace pods that differ, or set \
+         calibration.",
+        placebo.hours_with_rollback, placebo.hours
+    ))
+}
+
+/// What is missing to prove a release in time, one sentence each.
+fn traffic_messages(
+    spec: &ObjectiveSpec,
+    service: &ServiceSlo,
+    settings: &Settings,
+    outlook: &ReleaseOutlook,
+    allotment: f64,
+) -> Vec<String> {
+    let Some(requests_per_second) = service.known_requests_per_second() else {
+        return Vec::new();
+    };
     let evidence = settings
         .objective(spec, service.usual_rate(), true)
         .evidence;
@@ -91,19 +133,20 @@ fn infeasible(
             .unwrap_or(USUAL_PART_OF_BUDGET * budget_fraction),
         requests_per_second,
         max_weight: share,
+        compared_stable: outlook.compared_stable,
         beta: settings.analysis.beta,
         max_duration_seconds: settings.max_duration.as_secs_f64(),
         // The budget message already reports a spent budget.
         allotment: Some(allotment).filter(|allotment| *allotment > 0.0),
     };
     // With 100 % of the traffic there is no stable side to compare with, however long it takes.
-    let tested_share = proven_at
+    let tested_share = outlook
+        .proven_at
         .filter(|weight| *weight < Weight::FULL)
         .map(|weight| weight.as_percent() / 100.0);
     let too_slow = tested_share.and_then(|share| feasibility(share).slow_message());
     let too_small = feasibility(settings.analysis.steps.max_weight).allotment_message();
-    let sentences: Vec<String> = too_slow.into_iter().chain(too_small).collect();
-    (!sentences.is_empty()).then(|| format!("Objective {}: {}", spec.name, sentences.join(" ")))
+    too_slow.into_iter().chain(too_small).collect()
 }
 
 #[cfg(test)]
@@ -135,10 +178,62 @@ mod tests {
             &objective(),
             &service,
             &settings(),
-            proven_at,
+            &outlook(proven_at),
             Timestamp::UNIX_EPOCH,
         )
         .unwrap()
+    }
+
+    fn outlook(proven_at: Option<Weight>) -> ReleaseOutlook {
+        ReleaseOutlook {
+            proven_at,
+            compared_stable: 1.0,
+            placebo: None,
+        }
+    }
+
+    fn infeasible_with(bad: f64, outlook: &ReleaseOutlook) -> Option<Message> {
+        let service = ServiceSlo::with_month_of_traffic(100.0, bad);
+        let now = Timestamp::UNIX_EPOCH;
+        let status = budget_status(&objective(), &service, &settings(), outlook, now);
+        status.unwrap().infeasible
+    }
+
+    #[test]
+    fn a_comparison_with_few_baseline_pods_needs_more_traffic() {
+        let all = outlook(Some(Weight::percent(10)));
+        let few = ReleaseOutlook {
+            compared_stable: 0.05,
+            ..all
+        };
+        assert_eq!(infeasible_with(129_600.0, &all), None);
+        let message = infeasible_with(129_600.0, &few).unwrap();
+        assert!(
+            message.contains("compared with 5 % of stable's requests")
+                && message.contains("more baseline pods"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn placebo_releases_that_refute_the_bound_are_reported_with_figures_and_a_fix() {
+        let with = |hours_with_rollback, refutes_bound| ReleaseOutlook {
+            placebo: Some(PlaceboSummary {
+                hours: 22,
+                hours_with_rollback,
+                refutes_bound,
+            }),
+            ..outlook(None)
+        };
+        assert_eq!(infeasible_with(1_000.0, &with(1, false)), None);
+        let message = infeasible_with(1_000.0, &with(3, true)).unwrap();
+        assert!(
+            message.starts_with(
+                "Objective availability: Your own stable pods would have been rolled back in 3 of \
+                 the 22 hours before, more often than a bound of 1 in 100 allows."
+            ) && message.contains("kubectl serin placebo"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -4,10 +4,12 @@ use serin_core::state::AbortCause;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use serin_analysis::ObjectiveState;
 use serin_analysis::bake::BakeEvidence;
 use serin_analysis::latency::LatencyGuardState;
+use serin_core::hold::Hold;
 use serin_core::text::Message;
 use serin_core::units::Revision;
 use serin_crds::status::AnalysisStatus;
@@ -46,6 +48,17 @@ pub struct Checkpoint {
     /// ever since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burned_before: Option<bool>,
+    /// Whether the canary has had no traffic yet. Defaults to false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_traffic: bool,
+    /// The hold because of missing or unusable metrics. A restarted analysis reports it until it has
+    /// read the metrics.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "known_hold"
+    )]
+    pub missing_data: Option<Hold>,
     /// Phase of the release and the time at which it began, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<(ReleasePhase, i64)>,
@@ -90,6 +103,12 @@ pub struct ObjectiveCheckpoint {
     /// Evidence of the latency guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<LatencyGuardState>,
+}
+
+/// Reads a hold of any version. `None` if this version does not know its code.
+fn known_hold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Hold>, D::Error> {
+    let hold = Option::<Value>::deserialize(deserializer)?;
+    Ok(hold.and_then(|hold| serde_json::from_value(hold).ok()))
 }
 
 /// Whole seconds, because timestamps in a status have no higher resolution.

@@ -2,6 +2,8 @@
 //! itself.
 
 mod check;
+mod probe;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,9 +18,21 @@ use crate::prometheus::{Answer, QueryError};
 use crate::request::{AnalysisRequest, ReleasePhase};
 
 pub use check::{Check, CheckResult, CheckState};
+use probe::JobOwner;
+pub use probe::{JobRun, Probe, ProbeOutcome};
+pub use source::{CheckSource, HeaderSource, HttpRequest, JobTemplate};
+
+/// The checks that the position of the release waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AwaitedChecks {
+    /// Their names.
+    pub names: BTreeSet<String>,
+    /// When the position was reached, in milliseconds since the epoch.
+    pub since_ms: i64,
+}
 
 /// State of the release on which the schedule of checks depends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CheckContext {
     pub phase: ReleasePhase,
     /// Start of this phase, in milliseconds since the epoch.
@@ -34,11 +48,23 @@ pub(crate) struct CheckContext {
     pub pods_are_young: bool,
     pub grace_ms: i64,
     pub now_ms: i64,
+    pub awaited: AwaitedChecks,
+}
+
+impl CheckContext {
+    /// Since when the position waits for a check. `None` if it does not.
+    fn awaited_since_ms(&self, name: &str) -> Option<i64> {
+        let is_awaited = self.awaited.names.contains(name);
+        is_awaited.then_some(self.awaited.since_ms)
+    }
 }
 
 /// All checks of a release.
 #[derive(Debug)]
-pub struct Checks(Vec<Check>);
+pub struct Checks {
+    all: Vec<Check>,
+    owner: JobOwner,
+}
 
 impl Checks {
     /// Creates the checks of a spec and continues from the `stored` states.
@@ -55,17 +81,20 @@ impl Checks {
             .checks
             .iter()
             .map(|spec| Check::new(spec, &built_in, stored.remove(&spec.name)));
-        checks.collect::<Result<Vec<_>, _>>().map(Self)
+        Ok(Self {
+            all: checks.collect::<Result<Vec<_>, _>>()?,
+            owner: JobOwner::new(request),
+        })
     }
 
     /// All checks, in the order of the spec.
     pub fn all(&self) -> &[Check] {
-        &self.0
+        &self.all
     }
 
     /// The states to persist, by name.
     pub(crate) fn states(&self) -> BTreeMap<String, CheckState> {
-        self.0
+        self.all
             .iter()
             .map(|check| (check.name.clone(), check.state.clone()))
             .collect()
@@ -79,20 +108,43 @@ impl Checks {
         asked_ms: i64,
         at: &CheckContext,
     ) {
-        if let Some(check) = self.0.get_mut(index).filter(|check| check.is_active(at)) {
+        if let Some(check) = self.all.get_mut(index).filter(|check| check.is_active(at)) {
             check.observe(found, asked_ms, at);
         }
     }
 
+    /// Records what came of a request or a Job that was begun at `began_ms`. What is not due any more
+    /// is ignored.
+    pub(crate) fn observe_probe(
+        &mut self,
+        index: usize,
+        probe: &Probe,
+        outcome: &ProbeOutcome,
+        began_ms: i64,
+        at: &CheckContext,
+    ) {
+        if self.probe(index, at).as_ref() != Some(probe) {
+            return;
+        }
+        if let Some(check) = self.all.get_mut(index) {
+            check.observe_probe(outcome, began_ms, at);
+        }
+    }
+
+    /// What a check requests or runs in this context. `None` for queries, and if nothing is due.
+    pub(crate) fn probe(&self, index: usize, at: &CheckContext) -> Option<Probe> {
+        self.all.get(index)?.probe(&self.owner, at)
+    }
+
     /// Whether the check is queried in this context.
     pub(crate) fn is_active(&self, index: usize, at: &CheckContext) -> bool {
-        self.0.get(index).is_some_and(|check| check.is_active(at))
+        self.all.get(index).is_some_and(|check| check.is_active(at))
     }
 
     /// Earliest start of a check that is still delayed by its initial delay or by the warm-up.
     pub(crate) fn next_start_ms(&self, at: &CheckContext) -> Option<i64> {
         let waiting = self
-            .0
+            .all
             .iter()
             .filter(|check| check.is_due(at) && !check.has_started(at));
         waiting.map(|check| check.starts_at_ms(at)).min()
@@ -101,7 +153,7 @@ impl Checks {
     /// The reason for a rollback: the first check that has exceeded its failure limit.
     pub(crate) fn breach(&self) -> Option<String> {
         let check = self
-            .0
+            .all
             .iter()
             .find(|check| check.is_decisive && check.state.failures > check.failure_limit)?;
         let Check {
@@ -122,6 +174,11 @@ impl Checks {
             1 => "1 failure is tolerated".to_owned(),
             limit => format!("{limit} failures are tolerated"),
         };
+        if matches!(check.source, CheckSource::Job(_)) {
+            return Some(format!(
+                "Check {name} has failed {failed}, and {tolerated}. {found}"
+            ));
+        }
         Some(format!(
             "Check {name} has failed {failed}, and {tolerated}: the last result {found} does \
              not meet {condition_text}."
@@ -131,7 +188,7 @@ impl Checks {
     /// The reason for a hold: a check without a usable result, or whose query fails.
     pub(crate) fn blocking_error(&self, at: &CheckContext) -> Option<AnalysisError> {
         let mut active = self
-            .0
+            .all
             .iter()
             .filter(|check| check.is_decisive && check.is_active(at));
         active.find_map(|check| check.blocking_error(at))
@@ -140,7 +197,7 @@ impl Checks {
     /// Names of the checks that have succeeded in this context.
     pub(crate) fn succeeded(&self, at: &CheckContext) -> BTreeSet<String> {
         let succeeded = self
-            .0
+            .all
             .iter()
             .filter(|check| check.is_decisive && check.has_succeeded(at));
         succeeded.map(|check| check.name.clone()).collect()
@@ -149,7 +206,7 @@ impl Checks {
     /// Lists the checks that have not yet succeeded in this context.
     pub(crate) fn pending(&self, at: &CheckContext) -> Option<String> {
         let pending = self
-            .0
+            .all
             .iter()
             .filter(|check| check.is_decisive && check.is_due(at) && !check.has_succeeded(at));
         let name = |check: &Check| match check.pending_start(at) {
@@ -163,14 +220,14 @@ impl Checks {
 
     /// Whether any check belongs to the phase before promotion.
     pub(crate) fn has_before_promotion_checks(&self) -> bool {
-        self.0
+        self.all
             .iter()
             .any(|check| check.is_decisive && check.phase == CheckPhase::BeforePromotion)
     }
 
     /// For the status.
     pub(crate) fn statuses(&self, at: &CheckContext) -> Vec<CheckStatus> {
-        self.0.iter().map(|check| check.status(at)).collect()
+        self.all.iter().map(|check| check.status(at)).collect()
     }
 }
 
@@ -216,5 +273,7 @@ pub(crate) fn apply_checks(
     report
 }
 
+#[cfg(test)]
+mod probe_tests;
 #[cfg(test)]
 mod tests;

@@ -97,10 +97,10 @@ impl CredentialSource<'_> {
     /// The error if the controller, known to the API server as `user`, is not allowed to read the
     /// source.
     pub fn forbidden(&self, user: &str) -> AnalysisError {
-        let (code, resource) = match self.kind {
-            CredentialSourceKind::Secret => (HoldCode::SecretForbidden, "secret"),
-            CredentialSourceKind::ConfigMap => (HoldCode::ConfigMapForbidden, "configmap"),
-            CredentialSourceKind::Directory => (HoldCode::DirectoryForbidden, "directory"),
+        let code = match self.kind {
+            CredentialSourceKind::Secret => HoldCode::SecretForbidden,
+            CredentialSourceKind::ConfigMap => HoldCode::ConfigMapForbidden,
+            CredentialSourceKind::Directory => HoldCode::DirectoryForbidden,
         };
         if self.kind == CredentialSourceKind::Directory {
             return AnalysisError {
@@ -108,17 +108,28 @@ impl CredentialSource<'_> {
                 message: format!("The {self} is not readable. Allow {user} to read it."),
             };
         }
+        let message = format!(
+            "The controller is not allowed to read the {self}. Grant access to this object only: {}",
+            self.grant(user)
+        );
+        AnalysisError { code, message }
+    }
+
+    /// The commands that let `user` read this object and no other one.
+    pub fn grant(&self, user: &str) -> String {
         let Self {
             namespace, name, ..
         } = self;
+        let resource = match self.kind {
+            CredentialSourceKind::ConfigMap => "configmap",
+            CredentialSourceKind::Secret | CredentialSourceKind::Directory => "secret",
+        };
         let role = format!("serin-{resource}-{name}");
-        let message = format!(
-            "The controller is not allowed to read the {self}. Grant access to this object only: \
-             kubectl -n {namespace} create role {role} --verb=get --resource={resource}s \
+        format!(
+            "kubectl -n {namespace} create role {role} --verb=get --resource={resource}s \
              --resource-name={name} && kubectl -n {namespace} create rolebinding {role} \
              --role={role} --user={user}"
-        );
-        AnalysisError { code, message }
+        )
     }
 
     /// The error if the source could not be read for a temporary reason.
@@ -192,6 +203,19 @@ impl CredentialSource<'_> {
                 "use a header name as the key, for example Authorization",
             ));
         };
+        let text = self.header_text(key, value)?;
+        Ok((name.as_str().to_owned(), text))
+    }
+
+    /// The value of a header, from the key of a Secret. Leading and trailing white space is removed.
+    ///
+    /// # Errors
+    /// The key is missing, or its value is not a valid header value.
+    pub fn header_value(&self, data: &CredentialData, key: &str) -> Result<String, AnalysisError> {
+        self.header_text(key, self.value(data, key)?)
+    }
+
+    fn header_text(&self, key: &str, value: &[u8]) -> Result<String, AnalysisError> {
         let text = std::str::from_utf8(value)
             .map(str::trim)
             .unwrap_or_default();
@@ -208,7 +232,7 @@ impl CredentialSource<'_> {
             );
             return Err(self.invalid(&what, &fix));
         }
-        Ok((name.as_str().to_owned(), text.to_owned()))
+        Ok(text.to_owned())
     }
 
     /// Adds the CA certificates that are stored under `key`.

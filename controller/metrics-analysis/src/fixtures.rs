@@ -7,6 +7,7 @@ use serin_core::plan::RouteKind;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, PrometheusSpec};
 
+use crate::checks::AwaitedChecks;
 use crate::routes::{RouteBackend, RouteParent, RouteRule, RouteRules, RouteScope};
 use crate::{AnalysisRequest, ReleasePhase, RolloutName};
 
@@ -77,12 +78,14 @@ pub fn request() -> AnalysisRequest {
         pods_created_at: BTreeMap::new(),
         pod_nodes: BTreeMap::new(),
         baseline_since: None,
+        compared_stable: 1.0,
         routed_unit: RoutedUnit::Request,
         weight: Weight::percent(20),
         pace: None,
         is_blue_green: false,
         evidence_required_at: None,
         phase: ReleasePhase::Release,
+        awaited_checks: AwaitedChecks::default(),
         freeze_lifted: false,
         previous_ended_at: None,
         resume_from: None,

@@ -33,8 +33,13 @@ pub struct Histogram {
     unit_seconds: f64,
 }
 
-/// Suffixes of histogram names, the length of their unit in seconds, and its symbol.
-const UNITS: [(&str, f64, &str); 2] = [("_seconds", 1.0, "s"), ("_milliseconds", 1e-3, "ms")];
+/// Suffixes of histogram names, the length of their unit in seconds, and its symbol. Envoy's
+/// histogram is in milliseconds, which its name does not say.
+const UNITS: [(&str, f64, &str); 3] = [
+    ("_seconds", 1.0, "s"),
+    ("_milliseconds", 1e-3, "ms"),
+    ("envoy_cluster_upstream_rq_time", 1e-3, "ms"),
+];
 
 impl Histogram {
     /// Creates a histogram from its base name, without the suffix of its series.

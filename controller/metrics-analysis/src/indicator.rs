@@ -43,11 +43,6 @@ pub(crate) struct IndicatorCounters {
     pub(crate) exporter: Option<[&'static str; 2]>,
 }
 
-/// The alternative for users of Envoy Gateway.
-const NO_ENVOY_GATEWAY: &str = "Envoy Gateway counts all backends of a rule as one cluster, so \
-    canary and stable cannot be distinguished: use the indicator pod, or counters of your own \
-    (docs/reference/indicators.md has those for Envoy)";
-
 impl IndicatorCounters {
     /// The counters of this indicator, for each way in which Prometheus may have renamed their
     /// labels. If the scrape adds a label that the series already has, the original label becomes
@@ -59,9 +54,6 @@ impl IndicatorCounters {
         indicator: Indicator,
         request: &AnalysisRequest,
     ) -> Result<Vec<Self>, String> {
-        if indicator == Indicator::EnvoyGateway {
-            return Err(NO_ENVOY_GATEWAY.to_owned());
-        }
         if indicator == Indicator::Pod {
             return [["namespace", "pod"], ["exported_namespace", "exported_pod"]]
                 .into_iter()
@@ -77,7 +69,15 @@ impl IndicatorCounters {
             Indicator::Nginx => Ok(NGINX_LABELS
                 .map(|labels| nginx(request, canary, stable, labels))
                 .into()),
-            Indicator::Pod | Indicator::EnvoyGateway => Ok(Vec::new()),
+            Indicator::EnvoyGateway => {
+                let cluster = |service: &str| envoy_gateway_cluster(request, service);
+                envoy(indicator, request, [canary, stable].map(cluster)).map(|only| vec![only])
+            }
+            Indicator::Contour => {
+                let cluster = |service: &str| contour_cluster(request, service);
+                envoy(indicator, request, [canary, stable].map(cluster)).map(|only| vec![only])
+            }
+            Indicator::Pod => Ok(Vec::new()),
         }
     }
 }
@@ -115,6 +115,7 @@ const fn indicator_name(indicator: Indicator) -> &'static str {
     match indicator {
         Indicator::Traefik => "traefik",
         Indicator::EnvoyGateway => "envoy-gateway",
+        Indicator::Contour => "contour",
         Indicator::Istio => "istio",
         Indicator::Linkerd => "linkerd",
         Indicator::Nginx => "nginx",
@@ -178,7 +179,7 @@ fn label_matcher(label: &str, pattern: &str) -> String {
 }
 
 /// Rejects an indicator that only counts by Service if another rule sends requests to one of the
-/// two Services.
+/// two Services. Those of a rule that the Rollout has added are counted, and the claim says so.
 fn check_not_shared(
     indicator: Indicator,
     request: &AnalysisRequest,
@@ -192,7 +193,12 @@ fn check_not_shared(
                 && (service == request.canary_service.as_ref()
                     || service == request.stable_service.as_ref())
         };
-        rule.backends.iter().any(of_sides) && !is_distinguished(rule)
+        let is_own = request
+            .rules
+            .split
+            .iter()
+            .any(|split| split.has_added(rule));
+        rule.backends.iter().any(of_sides) && !is_own && !is_distinguished(rule)
     };
     let Some(other) = request.rules.others.iter().find(reaches) else {
         return Ok(());
@@ -271,6 +277,48 @@ fn linkerd(
         bad: "http_status!~\"[1-4]..\"",
         durations: "outbound_http_route_backend_response_duration_seconds",
         label: "backend_name",
+        canary,
+        stable,
+        ambiguous: None,
+        by_pod: false,
+        exporter: EXPORTER,
+    })
+}
+
+/// The cluster that Envoy Gateway makes of a Service that it shares between routes
+/// (`mergeBackends`): its kind, namespace, name, port and, if it has one, protocol.
+fn envoy_gateway_cluster(request: &AnalysisRequest, service: &str) -> String {
+    let [namespace, service] = [request.rollout.namespace.as_str(), service].map(regex::escape);
+    format!("service/{namespace}/{service}/[0-9]+(?:/[a-z0-9.]+)?")
+}
+
+/// The name in statistics that Contour gives the cluster of a Service: its namespace, name and port.
+/// No name of Kubernetes contains an underscore.
+fn contour_cluster(request: &AnalysisRequest, service: &str) -> String {
+    let [namespace, service] = [request.rollout.namespace.as_str(), service].map(regex::escape);
+    format!("{namespace}_{service}_[0-9]+")
+}
+
+/// Envoy's statistics of a cluster, for control planes that make one cluster of each Service. They do
+/// not name the route. Responses that Envoy makes itself count as well, for example if no pod of the
+/// Service can be reached.
+fn envoy(
+    indicator: Indicator,
+    request: &AnalysisRequest,
+    [canary, stable]: [String; 2],
+) -> Result<IndicatorCounters, String> {
+    check_not_shared(indicator, request, |_| false)?;
+    let both = format!(
+        "envoy_cluster_name=~{}",
+        quote(&alternation(&canary, &stable))
+    );
+    Ok(IndicatorCounters {
+        requests: "envoy_cluster_upstream_rq_xx",
+        service: both.clone(),
+        sides: both,
+        bad: "envoy_response_code_class=\"5\"",
+        durations: "envoy_cluster_upstream_rq_time",
+        label: "envoy_cluster_name",
         canary,
         stable,
         ambiguous: None,

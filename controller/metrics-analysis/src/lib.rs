@@ -8,8 +8,8 @@
 //! result for the planner and the status. Scheduling is the caller's responsibility: the controller
 //! polls for active releases, and [`replay`] reads the past.
 //!
-//! Only [`prometheus`], [`backfill`], [`service_slo`], [`replay`] and [`placebo`] perform IO. This
-//! crate does not use the Kubernetes API.
+//! Only [`prometheus`], [`http_probe`], [`backfill`], [`service_slo`], [`replay`], [`placebo`] and [`idle_placebo`]
+//! perform IO. This crate does not use the Kubernetes API.
 
 pub mod backfill;
 mod bake;
@@ -23,12 +23,15 @@ pub mod credentials;
 mod endpoints;
 mod fingerprint;
 pub mod histogram;
+pub mod http_probe;
+pub mod idle_placebo;
 mod indicator;
 mod latency_guard;
 mod matcher;
 pub mod objective_analysis;
 mod outlier_pods;
 pub mod placebo;
+pub mod preview;
 pub mod prometheus;
 pub mod release_analysis;
 pub mod replay;

@@ -52,6 +52,8 @@ pub struct ObjectiveAnalysis {
     pub(crate) usual_rate: Option<f64>,
     fingerprint: String,
     pub(crate) read_failure: Option<ReadFailure>,
+    /// Whether the metrics have been read since the analysis began or was continued.
+    pub(crate) is_read: bool,
     /// Bucket bounds of the native histogram, as of the last answer.
     native_edges: Vec<f64>,
     /// Whether the dispersion of errors still has to be estimated.
@@ -191,6 +193,7 @@ impl ObjectiveAnalysis {
             usual_rate,
             fingerprint,
             read_failure: None,
+            is_read: false,
             native_edges: Vec::new(),
             aggregation: None,
             targets: TargetDeduplicator::default(),
@@ -305,6 +308,11 @@ impl ObjectiveAnalysis {
         true
     }
 
+    fn record_read(&mut self) {
+        self.read_failure = None;
+        self.is_read = true;
+    }
+
     /// Evaluates the samples of individual series.
     pub(crate) fn observe(
         &mut self,
@@ -318,7 +326,7 @@ impl ObjectiveAnalysis {
         context: &RoundContext,
     ) {
         self.native_edges = native_edges(second);
-        self.read_failure = None;
+        self.record_read();
         // Otherwise only some of the series would have a bucket at the threshold, and only their
         // fast requests would count.
         if self.missing_edge().is_some() {
@@ -383,7 +391,7 @@ impl ObjectiveAnalysis {
         now_ms: i64,
         context: &RoundContext,
     ) {
-        self.read_failure = None;
+        self.record_read();
         if self.missing_edge().is_some() {
             return;
         }

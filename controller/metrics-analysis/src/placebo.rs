@@ -6,9 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use serin_analysis::config::Calibration;
 use serin_analysis::counters::RoundBuilder;
 use serin_analysis::evidence::Bets;
-use serin_analysis::placebo::{HOUR_MS, MAX_HOURS, Placebo, placebo};
+use serin_analysis::placebo::{
+    CalibrationTarget, HOUR_MS, MAX_HOURS, Placebo, PlaceboRule, calibrate, calibration_hours,
+    placebo,
+};
 use serin_analysis::{PodId, SampleBatch, Tick};
 
 use crate::backfill;
@@ -40,6 +44,8 @@ pub struct PlaceboRequest {
     pub to_ms: i64,
     /// Number of hours, at most [`MAX_HOURS`]. The hour before them is read as well, as history.
     pub hours: u32,
+    /// Share of the pods that are the canary together, from 0 to 1. At least one pod is.
+    pub canary_share: f64,
 }
 
 /// The placebo releases of one objective.
@@ -49,6 +55,10 @@ pub struct ObjectivePlacebo {
     pub name: String,
     /// The result, or why there is none.
     pub result: Result<Placebo, String>,
+    /// The temper that these hours give. `None` if there are too few.
+    pub calibration: Option<Calibration>,
+    /// Number of hours that a calibration needs.
+    pub calibration_hours: u32,
     /// Names of the pods by their identity.
     pub pods: BTreeMap<u64, String>,
 }
@@ -63,7 +73,12 @@ pub async fn placebo_releases(
 ) -> Result<Vec<ObjectivePlacebo>, ReplayError> {
     let settings = settings_for(&parameters.request, parameters.server.clone())?;
     let mut results = Vec::new();
-    for plan in ObjectivePlan::from_request(&parameters.request)? {
+    let plans = ObjectivePlan::from_request(&parameters.request)?;
+    // Each objective can roll back the release.
+    let count = u32::try_from(plans.len()).unwrap_or(u32::MAX).max(1);
+    let level = settings.analysis.alpha / f64::from(count);
+    let calibration_hours = calibration_hours(level);
+    for plan in plans {
         let name = plan.spec.name.clone();
         let failed = |error| ReplayError::Query {
             name: name.clone(),
@@ -73,13 +88,19 @@ pub async fn placebo_releases(
             let service = load_service(poller, &settings, &plan, parameters.to_ms).await?;
             let mut reader = PodRounds::new(&settings, plan, service);
             let read = reader.read(poller, parameters).await.map_err(failed)?;
-            let result = match read {
-                Ok(()) => reader.placebo(&settings),
+            let found = match read {
+                Ok(()) => reader.placebo(&settings, level, parameters.canary_share),
                 Err(why) => Err(why),
             };
+            let calibration = found
+                .as_ref()
+                .ok()
+                .and_then(|(_, calibration)| *calibration);
             ObjectivePlacebo {
                 name,
-                result,
+                result: found.map(|(placebo, _)| placebo),
+                calibration,
+                calibration_hours,
                 pods: reader.pods,
             }
         } else {
@@ -90,6 +111,8 @@ pub async fn placebo_releases(
                      canary; use indicator: pod, or counters with a pod label"
                         .to_owned(),
                 ),
+                calibration: None,
+                calibration_hours,
                 pods: BTreeMap::new(),
             }
         });
@@ -223,11 +246,19 @@ impl PodRounds {
         Ok(())
     }
 
-    /// Runs the placebo releases of all hours.
-    fn placebo(&self, settings: &Settings) -> Result<Placebo, String> {
+    /// Runs the placebo releases of all hours, and calibrates the evidence with them at this level.
+    fn placebo(
+        &self,
+        settings: &Settings,
+        level: f64,
+        canary_share: f64,
+    ) -> Result<(Placebo, Option<Calibration>), String> {
         let usual_rate = self.plan.service.usual_rate();
-        let config = settings.objective(&self.plan.spec, usual_rate, true);
-        let bets = Bets::new(config.evidence).map_err(|error| error.to_string())?;
+        let config = settings
+            .objective(&self.plan.spec, usual_rate, true)
+            .evidence;
+        let alpha = settings.analysis.alpha;
+        let bets = Bets::new(config.clone()).map_err(|error| error.to_string())?;
         if self.ticks.is_empty() {
             return Err(
                 "stable's pods have no samples in this time; check the selectors with kubectl serin \
@@ -235,11 +266,21 @@ impl PodRounds {
                     .to_owned(),
             );
         }
-        Ok(placebo(
-            &self.ticks,
-            HOUR_MS,
-            &bets,
-            settings.analysis.alpha,
+        let rule = PlaceboRule {
+            bets: &bets,
+            alpha,
+            canary_share,
+        };
+        let target = CalibrationTarget {
+            config: &config,
+            alpha,
+            level,
+            canary_share,
+        };
+        let calibration = calibrate(&self.ticks, HOUR_MS, &target);
+        Ok((
+            placebo(&self.ticks, HOUR_MS, &rule),
+            calibration.map_err(|error| error.to_string())?,
         ))
     }
 }

@@ -9,10 +9,11 @@ use serin_analysis::PodId;
 use serin_analysis::bake::BakeEvidence;
 use serin_analysis::claim::RoutedUnit;
 use serin_analysis::objective::{PodWarmUp, RoundContext};
+use serin_core::hold::Hold;
 use serin_core::units::{Revision, Weight};
 
 use crate::checkpoint::{Checkpoint, RollbackDecision, previous_ended_second};
-use crate::checks::{CheckContext, Checks};
+use crate::checks::{AwaitedChecks, CheckContext, Checks, Probe, ProbeOutcome};
 use crate::counter_selectors::AnalysisError;
 use crate::objective_analysis::{ObjectiveAnalysis, ObjectivePlan, ObjectivePoll, ReadFailure};
 use crate::prometheus::{Answer, QueryError, Server, newest_ms};
@@ -28,6 +29,10 @@ const GRACE_BOUNDS_MS: (i64, i64) = (2_000, 30_000);
 
 /// The analysis of one release.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about the release"
+)]
 pub struct ReleaseAnalysis {
     /// Settings of all objectives.
     pub settings: Settings,
@@ -54,6 +59,8 @@ pub struct ReleaseAnalysis {
     requested_phase: ReleasePhase,
     /// Weight at which the evidence must be sufficient before the release continues.
     pub(crate) proven_at: Option<Weight>,
+    /// Part of stable's requests that the canary is compared with at that weight, from 0 to 1.
+    pub(crate) compared_stable: f64,
     /// Whether the freeze was lifted manually.
     pub(crate) freeze_lifted: bool,
     warm_up_ends_ms: i64,
@@ -66,9 +73,15 @@ pub struct ReleaseAnalysis {
     /// since the epoch.
     canary_created_ms: Vec<i64>,
     previous_ended_at: Option<Timestamp>,
+    /// The checks that the position waits for.
+    awaited_checks: AwaitedChecks,
+    /// Whether the canary has had no traffic yet: only checks that a position waits for run.
+    awaits_traffic: bool,
     /// Whether the service was burning its budget too fast when the release began, and has done so
     /// ever since. `None` until that could be read.
     pub(crate) burned_before: Option<bool>,
+    /// The last reported hold because of missing or unusable metrics, also of an earlier process.
+    pub(crate) missing_data: Option<Hold>,
 }
 
 /// The settings of a request, with `server` as the Prometheus to query.
@@ -121,13 +134,17 @@ impl ReleaseAnalysis {
             by_steps: request.pace.is_none(),
             is_blue_green: request.is_blue_green,
             proven_at: request.evidence_required_at,
+            compared_stable: request.compared_stable,
             freeze_lifted: request.freeze_lifted,
             warm_up_ends_ms: checkpoint.warm_up_ends_ms,
             pods_created_at: BTreeMap::new(),
             pod_nodes: BTreeMap::new(),
             canary_created_ms: Vec::new(),
             previous_ended_at: request.previous_ended_at,
+            awaited_checks: AwaitedChecks::default(),
+            awaits_traffic: checkpoint.awaits_traffic,
             burned_before: checkpoint.burned_before,
+            missing_data: checkpoint.missing_data,
         };
         release.apply_request(request, now_ms);
         release.record_initial_burn();
@@ -140,11 +157,17 @@ impl ReleaseAnalysis {
             self.weight = request.weight;
             self.weight_changed_at_ms = now_ms;
         }
+        if self.awaits_traffic && !self.weight.is_zero() {
+            self.awaits_traffic = false;
+            self.traffic_since_ms = now_ms;
+        }
         if self.requested_phase != request.phase {
             self.requested_phase = request.phase;
             self.enter_phase(request.phase, now_ms);
         }
+        self.awaited_checks.clone_from(&request.awaited_checks);
         self.proven_at = request.evidence_required_at;
+        self.compared_stable = request.compared_stable;
         self.freeze_lifted = request.freeze_lifted;
         self.settings.analysis.routed_unit = if request.is_blue_green {
             RoutedUnit::AllTraffic
@@ -215,7 +238,27 @@ impl ReleaseAnalysis {
             pods_are_young: self.pods_are_young(now_ms),
             grace_ms: self.grace_ms(),
             now_ms,
+            awaited: self.awaited_checks.clone(),
         }
+    }
+
+    /// What a check requests or runs now. `None` for queries, and if nothing is due.
+    pub fn probe(&self, check: usize, now_ms: i64) -> Option<Probe> {
+        self.checks.probe(check, &self.position(now_ms))
+    }
+
+    /// Records what came of a request or a Job of a check that was begun at `began_ms`.
+    pub fn observe_probe(
+        &mut self,
+        check: usize,
+        probe: &Probe,
+        outcome: &ProbeOutcome,
+        began_ms: i64,
+        now_ms: i64,
+    ) {
+        let position = self.position(now_ms);
+        self.checks
+            .observe_probe(check, probe, outcome, began_ms, &position);
     }
 
     /// Whether at least half of the canary's pods are in their warm-up, as after a scale-up. The
@@ -426,6 +469,8 @@ impl ReleaseAnalysis {
             decided: self.rollback_decision.clone(),
             previous_ended_second: Some(previous_ended_second(self.previous_ended_at)),
             burned_before: self.burned_before,
+            awaits_traffic: self.awaits_traffic,
+            missing_data: self.missing_data.clone(),
             phase: (self.phase.0 != ReleasePhase::Release).then_some(self.phase),
             checks: self.checks.states(),
             objectives: self
@@ -464,6 +509,8 @@ fn initial_checkpoint(settings: &Settings, request: &AnalysisRequest, now_ms: i6
         decided: None,
         previous_ended_second: Some(previous_ended_second(request.previous_ended_at)),
         burned_before: None,
+        awaits_traffic: request.weight.is_zero() && request.phase == ReleasePhase::Release,
+        missing_data: None,
         phase: None,
         checks: BTreeMap::new(),
         objectives: BTreeMap::new(),

@@ -16,14 +16,15 @@ use serin_core::plan::Requirements;
 use serin_core::state::AbortCause;
 use serin_core::units::Weight;
 
-use crate::budget;
-use crate::checkpoint::RollbackDecision;
+use crate::budget::{self, ReleaseOutlook};
+use crate::checkpoint::{Checkpoint, RollbackDecision};
 use crate::checks::apply_checks;
 use crate::counter_selectors::AnalysisError;
 use crate::latency_guard::ObjectiveLatencyGuard;
 use crate::objective_analysis::ObjectiveAnalysis;
+use crate::preview;
 use crate::release_analysis::ReleaseAnalysis;
-use crate::request::{AnalysisSnapshot, ReleasePhase};
+use crate::request::{AnalysisRequest, AnalysisSnapshot, ReleasePhase};
 use status::{evidence_status, summary};
 
 pub use digest::SnapshotDigest;
@@ -31,6 +32,25 @@ pub use digest::SnapshotDigest;
 /// The report if no analysis is possible.
 pub fn hold_report(analysis_error: AnalysisError) -> AnalysisReport {
     AnalysisReport::held(Hold::new(analysis_error.code, analysis_error.message))
+}
+
+/// The hold of a release whose metrics have not been read yet.
+fn unread_hold() -> Hold {
+    let message = "The metrics have not been read since the canary has traffic.";
+    Hold::new(HoldCode::EvidenceInsufficient, message)
+}
+
+/// The report of an analysis that has not read any metrics yet. Missing data never counts as
+/// success: a canary with traffic is held, by what an earlier process reported as missing if there
+/// is a checkpoint that says so.
+pub fn starting_report(request: &AnalysisRequest, now: Timestamp) -> AnalysisReport {
+    let has_traffic = !request.weight.is_zero() && request.phase != ReleasePhase::Idle;
+    if !has_traffic || request.analysis.objectives.is_empty() {
+        return AnalysisReport::undecided("The analysis is starting.", now);
+    }
+    let checkpoint = Checkpoint::from_status(request.resume_from.as_ref(), request);
+    let missing_data = checkpoint.and_then(|checkpoint| checkpoint.missing_data);
+    AnalysisReport::held(missing_data.unwrap_or_else(unread_hold))
 }
 
 fn timestamp(at_ms: i64) -> Timestamp {
@@ -48,7 +68,9 @@ impl ReleaseAnalysis {
         }
         self.update_freshness(&evaluation, now_ms);
         let report = self.report(&evaluation, now_ms);
-        let mut report = self.apply_outlier(report, &evaluation, now_ms);
+        let report = self.apply_outlier(report, &evaluation, now_ms);
+        let mut report = self.hold_until_read(report, now_ms);
+        self.missing_data = report.missing_data().cloned();
         // With an evidence-driven pace, sufficient evidence is the last step before promotion.
         let suffices = report.kind() == ReportKind::Sufficient && !self.by_steps;
         if suffices
@@ -92,7 +114,11 @@ impl ReleaseAnalysis {
                 &objective_analysis.spec,
                 &objective_analysis.service,
                 &self.settings,
-                self.proven_at,
+                &ReleaseOutlook {
+                    proven_at: self.proven_at,
+                    compared_stable: self.compared_stable,
+                    placebo: objective_analysis.placebo(),
+                },
                 timestamp(now_ms),
             )
         });
@@ -279,6 +305,9 @@ impl ReleaseAnalysis {
                 self.hold(HoldReason::BudgetLeft, message, Some(Weight::ZERO), now_ms)
             }
             _ if self.weight.is_zero() && self.phase.0 == ReleasePhase::Preview => {
+                if let Some(hold) = self.hold_before_switch() {
+                    return AnalysisReport::held(hold);
+                }
                 fresh("The preview has no traffic, so only checks decide.".to_owned())
             }
             _ if self.weight.is_zero() => {
@@ -330,6 +359,29 @@ impl ReleaseAnalysis {
             None => Hold::new(hold_code(reason), message),
         };
         AnalysisReport::held(hold.lowering_to(lower_to))
+    }
+
+    /// Why the traffic must not be switched to a preview yet.
+    fn hold_before_switch(&self) -> Option<Hold> {
+        let objectives = self.objectives.iter();
+        let services = objectives.map(|objective| (&objective.spec, &objective.service));
+        let hold = preview::hold_before_switch(&self.settings, services);
+        hold.filter(|_| !self.freeze_lifted)
+    }
+
+    /// Holds a canary with traffic until every objective has been read. What an earlier process or
+    /// task reported as missing stays reported until then.
+    fn hold_until_read(&self, report: AnalysisReport, now_ms: i64) -> AnalysisReport {
+        let is_read = self.objectives.iter().all(|objective| objective.is_read);
+        let is_known = is_read || report.breach.is_some() || self.error(now_ms).is_some();
+        if is_known || self.weight.is_zero() {
+            return report;
+        }
+        match &self.missing_data {
+            Some(hold) => AnalysisReport::held(hold.clone()),
+            None if report.holds.is_empty() => AnalysisReport::held(unread_hold()),
+            None => report,
+        }
     }
 
     /// The objectives whose evidence is sufficient at the current weight.

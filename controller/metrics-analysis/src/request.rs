@@ -12,6 +12,7 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
 
+use crate::checks::AwaitedChecks;
 use crate::matcher::is_pod_name_of;
 use crate::routes::RouteRules;
 
@@ -76,6 +77,9 @@ pub struct AnalysisRequest {
     /// When the stable pods started that the canary is compared with. `None` if it is compared with
     /// all stable pods.
     pub baseline_since: Option<Timestamp>,
+    /// Part of stable's requests that the canary is compared with at `evidence_required_at`, from 0 to
+    /// 1. Below 1 with baseline pods. Only the feasibility depends on it.
+    pub compared_stable: f64,
     /// What is assigned to a side as a whole. Only the stated condition of the bound depends on it.
     pub routed_unit: RoutedUnit,
     /// Effective canary weight. At zero there is no analysis.
@@ -87,6 +91,8 @@ pub struct AnalysisRequest {
     /// Weight at which the evidence must be sufficient before the release continues. `None` if no
     /// step waits for that.
     pub evidence_required_at: Option<Weight>,
+    /// The checks that the position of the release waits for.
+    pub awaited_checks: AwaitedChecks,
     /// Phase of the release.
     pub phase: ReleasePhase,
     /// Whether the freeze was lifted manually for this revision.

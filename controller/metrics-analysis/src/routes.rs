@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use serin_core::plan::{RouteKind, RouteRef, Routing};
-use serin_traffic::router_of;
+use serin_traffic::{is_added_rule, router_of};
 
 use crate::traefik;
 
@@ -133,6 +133,12 @@ impl RouteRules {
 }
 
 impl RouteRule {
+    /// Whether the other rule was added to the same route for chosen requests.
+    pub(crate) fn has_added(&self, other: &Self) -> bool {
+        (self.kind, &self.namespace, &self.route) == (other.kind, &other.namespace, &other.route)
+            && other.name.as_deref().is_some_and(is_added_rule)
+    }
+
     /// The name of the rule in messages.
     pub(crate) fn title(&self) -> String {
         let rule = match (&self.name, self.index) {

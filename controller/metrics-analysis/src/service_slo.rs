@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use serin_analysis::budget::ServiceBudget;
+use serin_analysis::placebo::PlaceboSummary;
 use serin_analysis::service_guard::{BurnAlert, WINDOW_PAIRS, WindowCounts, burn_alert};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -70,6 +71,9 @@ pub struct ServiceSlo {
     pub edges: Vec<f64>,
     /// Which of [`CounterSelectors::layouts`] have series.
     pub(crate) layouts: Vec<bool>,
+    /// Placebo releases on stable's pods in the last day. Only read without a release, see
+    /// [`crate::idle_placebo`].
+    pub(crate) placebo: Option<PlaceboSummary>,
 }
 
 /// The part of the SLO window for which data exists.
@@ -97,6 +101,12 @@ impl ServiceSlo {
     /// Whether the burn rate is known.
     pub(crate) fn knows_burning(&self) -> bool {
         self.windows.is_some() && self.budget.is_some()
+    }
+
+    /// Placebo releases on stable's pods in the last day. `None` if there are none, or during a
+    /// release.
+    pub fn placebo(&self) -> Option<PlaceboSummary> {
+        self.placebo
     }
 
     /// SLO window in seconds.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serin_analysis::budget::AllotmentShare;
 use serin_analysis::claim::RoutedUnit;
+use serin_analysis::config::Calibration;
 use serin_analysis::counters::CounterConfig;
 use serin_analysis::objective::Timing;
 use serin_analysis::{AnalysisConfig, ObjectiveConfig};
@@ -188,6 +189,10 @@ impl Settings {
         if let Some(rate) = usual_rate {
             config.evidence = config.evidence.with_history(rate);
         }
+        config.evidence.calibration = spec.calibration.map(|calibration| Calibration {
+            temper: calibration.temper,
+            hours: u32::try_from(calibration.hours).unwrap_or(0),
+        });
         config.evidence.clip = Some(-self.analysis.alpha.ln());
         config.evidence.warm_up_seconds = self.warm_up.as_secs_f64();
         config.evidence.restarts = serin_analysis::config::Restarts::EveryMinute {

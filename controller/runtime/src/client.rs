@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use kube::api::PostParams;
 use kube::client::ClientBuilder;
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
 use tower::timeout::TimeoutLayer;
 
 use crate::request_rate::RequestRateLayer;
@@ -46,4 +48,15 @@ pub async fn infer(
         .with_layer(&TimeoutLayer::new(RESPONSE_TIMEOUT))
         .with_layer(&RequestRateLayer::new(requests_per_second))
         .build())
+}
+
+/// The username of this process according to the API server, for messages that suggest RBAC rules.
+pub async fn own_username(client: &Client) -> String {
+    let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
+    let review = reviews
+        .create(&PostParams::default(), &SelfSubjectReview::default())
+        .await
+        .ok();
+    let user = review.and_then(|review| review.status?.user_info?.username);
+    user.unwrap_or_else(|| "THE-USER-OF-THE-CONTROLLER".to_owned())
 }

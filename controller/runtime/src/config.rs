@@ -76,6 +76,29 @@ pub struct Config {
         requires = "prometheus_address"
     )]
     pub prometheus_enforce_namespace_label: Option<String>,
+    /// Address below which the guardrails may ask image registries, with the registry and optionally
+    /// the beginning of the repository, for example https://registry.example.com/team. Only a
+    /// registry with http:// is asked without encryption. Repeat it, or separate addresses by commas.
+    /// If not set, every registry may be asked by https, except at loopback and link-local addresses,
+    /// metadata services and the Kubernetes API server
+    #[arg(
+        long = "registry-allowed-address",
+        env = "SERIN_REGISTRY_ALLOWED_ADDRESS",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub registry_allowed_addresses: Vec<AllowedAddress>,
+    /// Address that checks of Rollouts may send requests to, besides the Services of the namespace of
+    /// the Rollout, for example http://flagger-loadtester.test. It allows every address that begins
+    /// with it: without a port every port of the host, without a path every path. Repeat it, or
+    /// separate addresses by commas
+    #[arg(
+        long = "check-allowed-address",
+        env = "SERIN_CHECK_ALLOWED_ADDRESS",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub check_allowed_addresses: Vec<AllowedAddress>,
     /// Listen address for /metrics
     #[arg(long, env = "SERIN_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
     pub metrics_address: SocketAddr,
@@ -349,6 +372,10 @@ mod tests {
         assert_eq!(shown.len(), 3, "{shown:?}");
         assert!(config.prometheus_allowed_addresses[2].permits("http://[::1]:9090"));
         assert!(parse(&["--prometheus-allowed-address", "b:9090"]).is_err());
+        let config = parse(&["--registry-allowed-address=https://a,http://b:5000/team"]).unwrap();
+        assert_eq!(config.registry_allowed_addresses.len(), 2);
+        let config = parse(&["--check-allowed-address=https://a/hooks,http://b:80"]).unwrap();
+        assert_eq!(config.check_allowed_addresses.len(), 2);
         assert!(parse(&[]).unwrap().prometheus_allowed_addresses.is_empty());
     }
 

@@ -19,7 +19,8 @@ use crate::cluster_cache::{ClusterCache, Key, RolloutObject, Watches};
 use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::command;
 use crate::events::Events;
-use crate::guardrails::GuardrailObjects;
+use crate::guardrails::{GuardrailObjects, RegistryLookups};
+use crate::image_registry::ImageRegistry;
 use crate::local_state::LocalStates;
 use crate::memory_need::{self, MemoryCheck};
 use crate::ownership::Ownership;
@@ -46,6 +47,8 @@ pub struct ControllerDeps {
     pub metrics: Arc<Metrics>,
     /// Analyzes the metrics of releases.
     pub analyzer: Arc<dyn Analyzer>,
+    /// Answers the questions of guardrails about images.
+    pub registry: Arc<dyn ImageRegistry>,
     /// The queue of reconciles.
     pub dispatcher: Arc<Dispatcher>,
     /// Name of this process in Events.
@@ -96,6 +99,7 @@ impl Controller {
             analyzer: deps.analyzer,
             local_states: LocalStates::default(),
             guardrail_objects: GuardrailObjects::default(),
+            registries: RegistryLookups::new(deps.registry, Arc::clone(&deps.dispatcher)),
             safeguards: deps.safeguards,
             dispatcher: Arc::clone(&deps.dispatcher),
         };

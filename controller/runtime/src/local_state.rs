@@ -13,6 +13,7 @@ use crate::cluster_cache::RolloutObject;
 use crate::effects::Corrections;
 use crate::events;
 use crate::foreign_workload::ForeignWorkloadReader;
+use crate::gate::GateReader;
 use crate::guardrails::GuardrailReader;
 use crate::mount_failures::MountFailures;
 use crate::observe::ObservationTimes;
@@ -48,6 +49,8 @@ pub struct LocalState {
     pub policy: PolicyResolver,
     /// What was read for its guardrails.
     pub guardrails: GuardrailReader,
+    /// What was read for the gate of its current step.
+    pub gate: GateReader,
     /// What was read of the Deployment that it takes over.
     pub workload: WorkloadReader,
     /// What was read of the pods that it observes.

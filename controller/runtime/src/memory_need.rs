@@ -10,7 +10,7 @@ const BASE_BYTES: u64 = 40 << 20;
 /// Memory for a Rollout with one pod and two revisions, and for its release, in bytes. The
 /// documentation and the chart contain the same figures, and a test compares them with a
 /// measurement.
-pub const BYTES_PER_ROLLOUT: u64 = 32 << 10;
+pub const BYTES_PER_ROLLOUT: u64 = 36 << 10;
 /// Memory for each further pod, in bytes.
 pub const BYTES_PER_POD: u64 = 2 << 10;
 
@@ -30,7 +30,7 @@ const UNLIMITED: u64 = 1 << 60;
 /// use serin_runtime::memory_need::needed_bytes;
 ///
 /// let mebibytes = needed_bytes(5_000, 20_000) / (1 << 20);
-/// assert_eq!(mebibytes, 225);
+/// assert_eq!(mebibytes, 245);
 /// ```
 pub const fn needed_bytes(rollouts: u64, pods: u64) -> u64 {
     BASE_BYTES + rollouts * BYTES_PER_ROLLOUT + pods.saturating_sub(rollouts) * BYTES_PER_POD
@@ -102,7 +102,7 @@ mod tests {
         let warning = check.warning(10_000, 10_000).unwrap();
         assert!(
             warning.contains("limit of the container is 256 MiB")
-                && warning.contains("at least 353Mi"),
+                && warning.contains("at least 392Mi"),
             "{warning}"
         );
         assert_eq!(check.warning(10_001, 10_001), None, "it is reported once");

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serin_core::guardrail::GuardrailReport;
 use serin_core::hold::Hold;
+use serin_core::managed_route::{ManagedRoute, managed_route_sets};
 use serin_core::observed::{
     AnalysisReport, Observed, PodProblem, Programmed, ReplicaSetView, ReplicasSource, RestartPod,
     RouteView, ServiceView,
@@ -385,6 +386,19 @@ impl Snapshot {
         }
     }
 
+    /// The rules for chosen requests on a route. `None` if somebody else has changed one. None are
+    /// known of a route that cannot be read.
+    fn managed_routes(&self, plan: &Plan, route: &RouteRef) -> Option<Vec<ManagedRoute>> {
+        let (Some(cached), Some(routing)) = (self.route_object(route), plan.routing()) else {
+            return Some(Vec::new());
+        };
+        let (rule, services) = (route.rule.as_deref(), services_of(routing));
+        let sets = managed_route_sets(plan);
+        let router = router_of(route.kind);
+        let found = router.managed_routes(&cached.object, rule, services, &sets);
+        found.map(<[ManagedRoute]>::to_vec)
+    }
+
     fn route(
         &self,
         plan: &Plan,
@@ -403,7 +417,9 @@ impl Snapshot {
             || ProgrammedStatus::Pending(self.missing_route(route)),
             |cached| router_of(route.kind).programmed_status(&cached.object),
         );
-        let times = observation_times.record_route(route, canary_weight.clone(), now);
+        let managed_routes = self.managed_routes(plan, route);
+        let written = (canary_weight.clone(), managed_routes.clone());
+        let times = observation_times.record_route(route, written, now);
         let programmed = match reported {
             ProgrammedStatus::Programmed => {
                 Programmed::Since(*times.programmed_since.get_or_insert(now))
@@ -425,6 +441,7 @@ impl Snapshot {
         RouteView {
             route: route.clone(),
             canary_weight,
+            managed_routes,
             written_since: times.written_since,
             programmed,
             hold: self.route_holds.get(route).cloned(),
@@ -484,6 +501,7 @@ pub fn observe(
         commands: pending_commands(&snapshot.commands, &snapshot.command_policy),
         analysis: inputs.analysis,
         guardrails: inputs.guardrails,
+        gate: None,
     }
 }
 

@@ -176,13 +176,13 @@ pub const CONDITIONS: &[ConditionReference] = &[
     },
     ConditionReference {
         name: "Feasible",
-        meaning: "The traffic suffices to analyze a release in time. Missing before it is known.",
+        meaning: "The traffic suffices to analyze a release in time, and the rule would not have rolled back stable's own pods. Missing before it is known.",
         reasons: &[
-            row("Feasible", "True", "The traffic suffices."),
+            row("Feasible", "True", "Nothing speaks against it."),
             row(
                 "NotFeasible",
                 "False",
-                "The traffic is too low for an objective.",
+                "The traffic is too low for an objective, or stable's own pods would have been rolled back in the last day more often than the bound allows.",
             ),
         ],
     },
@@ -199,6 +199,11 @@ pub const CONDITIONS: &[ConditionReference] = &[
                 "ByConnection",
                 "False",
                 "Without a router, connections stay on one side.",
+            ),
+            row(
+                "ByMatch",
+                "False",
+                "A step sends chosen requests to the canary, or copies them, while the sides are compared.",
             ),
         ],
     },
@@ -320,6 +325,11 @@ pub const EVENTS: &[ReasonReference] = &[
         "Somebody lifted the freeze for a release.",
     ),
     row(
+        "GateApproved",
+        "Normal",
+        "Somebody approved the gate of a step.",
+    ),
+    row(
         "GiveBackStarted",
         "Normal",
         "A command gives the pods back to their Deployment.",
@@ -343,7 +353,7 @@ pub const EVENTS: &[ReasonReference] = &[
     row(
         "NotFeasible",
         "Warning",
-        "The traffic is too low to analyze a release in time.",
+        "The traffic is too low to analyze a release in time, or placebo releases refute the bound on false rollbacks.",
     ),
     row(
         "ObservedReleaseEnded",
@@ -390,12 +400,12 @@ pub const EVENTS: &[ReasonReference] = &[
     row(
         "Restarted",
         "Normal",
-        "The command `restart` is complete: all pods have been replaced.",
+        "A restart is complete: all pods have been replaced.",
     ),
     row(
         "Restarting",
         "Normal",
-        "The command `restart` begins to replace the pods.",
+        "The command `restart` or `spec.restartAt` begins to replace the pods.",
     ),
     row(
         "RestoreAbandoned",
@@ -536,6 +546,7 @@ mod tests {
         let units = [
             AssignmentUnit::Client { why: String::new() },
             AssignmentUnit::Connection { why: String::new() },
+            AssignmentUnit::ChosenRequests { why: String::new() },
         ];
         let of_units = units.iter().filter_map(AssignmentUnit::reason);
         let literals = literals

@@ -8,6 +8,7 @@ use axum::Router;
 use jiff::Timestamp;
 use kube::Client;
 use serin_core::lease::TimingError;
+use serin_metrics_analysis::http_probe::{HttpProber, ProbeLimits};
 use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller, RefusedAddresses};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -21,7 +22,9 @@ use crate::controller::{Controller, ControllerDeps, TaskExited, wait_until_set};
 use crate::dispatcher::Dispatcher;
 use crate::election::{Candidate, Election, Leadership, unique_identity};
 use crate::http;
+use crate::image_registry::HttpImageRegistry;
 use crate::journal::Journal;
+use crate::probes::Probes;
 use crate::reconcile::Safeguards;
 use crate::slot_limit::SharedSlotLimit;
 use crate::telemetry::{self, Metrics};
@@ -38,9 +41,9 @@ pub enum RunError {
     /// The Kubernetes client could not be created.
     #[error(transparent)]
     Client(#[from] client::ClientError),
-    /// The Prometheus client could not be created.
-    #[error("cannot create the Prometheus client: {0}")]
-    Prometheus(String),
+    /// The HTTP client for Prometheus and registries could not be created.
+    #[error("cannot create the HTTP client: {0}")]
+    Http(String),
     /// An operating system call failed.
     #[error("{what}: {error}")]
     System {
@@ -90,8 +93,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let refused = refused_addresses().await;
     let dispatcher = Arc::new(Dispatcher::with_limit(slots));
     let safeguards = safeguards(&config)?;
+    let http = HttpClient::with_refused_addresses(refused)
+        .map_err(|error| RunError::Http(error.to_string()))?;
+    let allowed = config.registry_allowed_addresses.clone();
+    let registry = HttpImageRegistry::new(client.clone(), http.clone(), allowed);
     let manager = AnalysisManager::new(
-        analysis_deps(&config, &client, &metrics, &safeguards.journal, refused)?,
+        analysis_deps(&config, &client, &metrics, &safeguards.journal, http),
         Arc::clone(&ownership),
         Arc::clone(&dispatcher),
     );
@@ -104,6 +111,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         ownership,
         metrics: Arc::clone(&metrics),
         analyzer: Arc::new(manager),
+        registry: Arc::new(registry),
         dispatcher,
         instance,
         admission_policy: config.admission_policy.filter(|name| !name.is_empty()),
@@ -243,31 +251,33 @@ fn analysis_deps(
     client: &Client,
     metrics: &Arc<Metrics>,
     journal: &Journal,
-    refused: RefusedAddresses,
-) -> Result<AnalysisDeps, RunError> {
+    http: HttpClient,
+) -> AnalysisDeps {
     if config.sends_headers_in_clear_text() {
         tracing::warn!(
             "the headers of --prometheus-headers-dir are sent without encryption, because \
              --prometheus-address does not begin with https://"
         );
     }
-    let http = HttpClient::with_refused_addresses(refused)
-        .map_err(|error| RunError::Prometheus(error.to_string()))?;
     let query_metrics = Arc::clone(metrics);
     let on_query = Arc::new(move |took, error| query_metrics.record_query(took, error));
     let guard = Arc::new(AnswerJournal::new(journal.clone(), Clock::wall()));
-    Ok(AnalysisDeps {
+    let servers = ServerResolver::new(
+        client.clone(),
+        config.default_server(),
+        RefreshIntervals::default(),
+    )
+    .with_allowed_addresses(config.prometheus_allowed_addresses.clone())
+    .with_namespace_label(config.prometheus_enforce_namespace_label.clone());
+    let allowed = config.check_allowed_addresses.clone();
+    let prober = HttpProber::new(http.clone(), allowed, ProbeLimits::default());
+    AnalysisDeps {
         poller: Poller::with_guard(http, Limits::default(), on_query, Some(guard)),
-        servers: ServerResolver::new(
-            client.clone(),
-            config.default_server(),
-            RefreshIntervals::default(),
-        )
-        .with_allowed_addresses(config.prometheus_allowed_addresses.clone())
-        .with_namespace_label(config.prometheus_enforce_namespace_label.clone()),
+        probes: Probes::new(client.clone(), prober, servers.clone(), Clock::wall()),
+        servers,
         metrics: Arc::clone(metrics),
         clock: Clock::wall(),
-    })
+    }
 }
 
 /// Becomes true at the first SIGTERM or SIGINT.

@@ -53,6 +53,21 @@ pub struct ReleaseScenario {
     pub allotment: f64,
     /// Maximum seconds to wait for evidence.
     pub max_duration_seconds: f64,
+    /// Part of stable's requests that the canary is compared with, from 0 to 1, by the weight from
+    /// which it applies, in ascending order. Empty if it is compared with all of stable.
+    pub compared_stable: Vec<(f64, f64)>,
+}
+
+impl ReleaseScenario {
+    /// Part of stable's requests that the canary is compared with at this weight. `None` if it is
+    /// compared with all of stable.
+    fn compared_stable_at(&self, weight: f64) -> Option<f64> {
+        let from = |(from, _): &&(f64, f64)| *from <= weight;
+        let latest = self.compared_stable.iter().rfind(from);
+        latest
+            .or(self.compared_stable.first())
+            .map(|(_, part)| *part)
+    }
 }
 
 /// The outcome of one simulated release.
@@ -220,7 +235,10 @@ impl<'a> ReleaseRun<'a> {
             weight_changed_at_ms: self.weight_changed_at_ms,
             young_share: None,
         };
-        self.evidence.add(self.bets, &simulated.tick, &context);
+        let part = self.release.compared_stable_at(self.weight);
+        let compared = part.map(|part| self.simulator.part_of_stable(&simulated.tick, part));
+        self.evidence
+            .add_compared(self.bets, &simulated.tick, compared.as_ref(), &context);
         self.evaluate()
     }
 

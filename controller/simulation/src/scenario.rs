@@ -220,6 +220,28 @@ impl ServiceSimulator {
         }
     }
 
+    /// The tick with a random part of stable's requests in place of all of them: those of the
+    /// baseline pods.
+    pub(crate) fn part_of_stable(&mut self, tick: &Tick, part: f64) -> Tick {
+        let counts = &tick.counts;
+        let [good, bad] = [
+            counts.stable_requests - counts.stable_errors,
+            counts.stable_errors,
+        ]
+        .map(|count| to_f64(self.binomial(round_to_u64(count.max(0.0)), part)));
+        Tick {
+            started_ms: tick.started_ms,
+            at_ms: tick.at_ms,
+            counts: Counts::new(
+                counts.canary_requests,
+                counts.canary_errors,
+                good + bad,
+                bad,
+            ),
+            ..Tick::default()
+        }
+    }
+
     fn pod(&mut self, requests: u64, rate: f64) -> PodCounts {
         PodCounts {
             requests: to_f64(requests),

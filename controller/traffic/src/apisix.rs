@@ -36,6 +36,7 @@ static LAYOUT: Layout = Layout {
     keeps_total: false,
     persistence: None,
     zero_is_even: false,
+    added_rules: None,
 };
 
 fn parse_identity(backend: &Value, _namespace: &str) -> Result<OriginalBackend, InvalidField> {

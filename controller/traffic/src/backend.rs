@@ -3,6 +3,7 @@
 use json_patch::jsonptr::PointerBuf;
 use serde_json::Value;
 
+use crate::added_rules::{AddedRuleSyntax, is_added_rule};
 use crate::error::{RouteError, RouteName};
 use crate::original::{OriginalBackend, OriginalRule};
 use crate::split::MAX_WEIGHT;
@@ -53,13 +54,19 @@ pub(crate) struct Layout {
     pub(crate) persistence: Option<&'static str>,
     /// Whether backends that all have weight 0 share the traffic equally, instead of having none.
     pub(crate) zero_is_even: bool,
+    /// How rules for chosen requests are written. `None` if the kind cannot hold them.
+    pub(crate) added_rules: Option<&'static AddedRuleSyntax>,
 }
 
 /// A rule of a route.
 pub(crate) struct Rule<'a> {
     pub(crate) layout: &'static Layout,
     pub(crate) list: &'static RuleList,
+    /// The index in its list.
     pub(crate) index: usize,
+    /// The index among the rules of its list that users wrote. For an added rule, that of the next
+    /// one.
+    pub(crate) position: usize,
     pub(crate) object: &'a Value,
     pub(crate) name: Option<&'a str>,
     pub(crate) backends: Vec<Backend<'a>>,
@@ -109,8 +116,12 @@ impl<'a> Rule<'a> {
                     return Err(malformed(name, format!("/spec/{}", list.field), "a list"));
                 }
             };
+            let mut position = 0;
             for (index, rule) in rules.iter().enumerate() {
-                all.push(Self::parse(layout, list, index, rule, name)?);
+                let mut rule = Self::parse(layout, list, index, rule, name)?;
+                rule.position = position;
+                position += usize::from(!rule.is_added());
+                all.push(rule);
             }
         }
         Ok(all)
@@ -144,6 +155,7 @@ impl<'a> Rule<'a> {
             layout,
             list,
             index,
+            position: index,
             object,
             name: object.get("name").and_then(Value::as_str),
             backends: backends.collect::<Result<_, _>>()?,
@@ -157,7 +169,7 @@ impl<'a> Rule<'a> {
         match self.name {
             _ if self.list.is_single => format!("spec.{}", self.list.field),
             Some(name) => format!("{list}rule `{name}`"),
-            None => format!("{list}rule #{}", self.index),
+            None => format!("{list}rule #{}", self.position),
         }
     }
 
@@ -175,6 +187,13 @@ impl<'a> Rule<'a> {
         } else {
             format!("spec.{field}[{}]", self.index)
         }
+    }
+
+    /// Whether Serin wrote the rule for chosen requests.
+    pub(crate) fn is_added(&self) -> bool {
+        let syntax = self.layout.added_rules;
+        let can_be = syntax.is_some_and(|syntax| syntax.list == self.list.field);
+        can_be && self.name.is_some_and(is_added_rule)
     }
 
     /// Whether the rule is the one that a plan names.
@@ -207,7 +226,7 @@ impl<'a> Rule<'a> {
     pub(crate) fn to_original(&self) -> OriginalRule {
         OriginalRule {
             list: self.list_name().map(Into::into),
-            index: self.index,
+            index: self.position,
             name: self.name.map(Into::into),
             backends: self.backends.iter().map(|b| b.identity.clone()).collect(),
         }

@@ -3,10 +3,12 @@
 use json_patch::Patch;
 use serde_json::Value;
 use serin_core::assignment_unit::AssignmentUnit;
+use serin_core::managed_route::ManagedRoute;
 use serin_core::plan::RouteKind;
 use serin_core::units::Weight;
 
-use crate::backend::{Backend, Layout, RoutedUnit, Rule};
+use crate::added_rules::{self, AddedRules};
+use crate::backend::{Backend, Layout, RoutedUnit, Rule, malformed};
 use crate::error::{RouteError, RouteName};
 use crate::original::{OriginalRule, OriginalWeights};
 use crate::patch_builder::PatchBuilder;
@@ -123,28 +125,34 @@ impl Router for BackendRouter {
         rule: Option<&str>,
         services: Services<'_>,
         weight: Weight,
+        managed: &[ManagedRoute],
         original: Option<&OriginalWeights>,
     ) -> Result<Patch, RouteError> {
+        let mut patch = self.divide(route, rule, services, weight, original)?;
         let name = self.route_name(route);
-        let mut changes = PatchBuilder::default();
-        let rules = self.selected_rules(route, &name, rule, services.stable)?;
-        let splits: Vec<RuleSplit<'_, '_>> = rules
-            .iter()
-            .map(|rule| RuleSplit::new(rule, &name, services, original))
-            .collect::<Result<_, _>>()?;
-        let any_traffic = !splits.iter().all(RuleSplit::has_no_traffic);
-        for split_rule in splits {
-            // The user has removed the traffic of this rule. Only the other rules are divided.
-            if any_traffic && split_rule.has_no_traffic() {
-                continue;
-            }
-            if weight.is_zero() {
-                split_rule.reset(&mut changes, &name, Some(0))?;
-            } else {
-                split_rule.divide(&mut changes, &name, weight)?;
-            }
+        let has_added = self.all_rules(route, &name)?.iter().any(Rule::is_added);
+        if managed.is_empty() && !has_added {
+            return Ok(patch);
         }
-        changes.into_patch(route, &name)
+        // A copy of a rule has the backends that the rule will have.
+        let mut divided = route.clone();
+        json_patch::patch(&mut divided, &patch)
+            .map_err(|_| malformed(&name, "/spec".into(), "an object that can be patched"))?;
+        let operations =
+            self.with_added_rules(&divided, rule, services, |rules| rules.operations(managed))??;
+        added_rules::extend(&mut patch, operations, route, &name)?;
+        Ok(patch)
+    }
+
+    fn managed_routes<'p>(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        services: Services<'_>,
+        candidates: &'p [Vec<ManagedRoute>],
+    ) -> Option<&'p [ManagedRoute]> {
+        let find = |rules: &AddedRules<'_>| rules.find(candidates);
+        self.with_added_rules(route, rule, services, find).ok()?
     }
 
     fn refresh_original(
@@ -159,7 +167,7 @@ impl Router for BackendRouter {
         let refresh = |rule: &Rule<'_>| {
             let original_rule = RuleSplit::new(rule, &name, services, original)?.original_rule;
             Ok(OriginalRule {
-                index: rule.index,
+                index: rule.position,
                 ..original_rule
             })
         };
@@ -176,19 +184,26 @@ impl Router for BackendRouter {
     ) -> Result<Patch, RouteError> {
         let name = self.route_name(route);
         let mut changes = PatchBuilder::default();
-        for rule in self.all_rules(route, &name)? {
+        let rules = self.all_rules(route, &name)?;
+        for rule in rules.iter().filter(|rule| !rule.is_added()) {
             let recorded = original
-                .rule(rule.list_name(), rule.index, rule.name)
+                .rule(rule.list_name(), rule.position, rule.name)
                 .is_some();
             if recorded && rule.service(services.stable, &name)?.is_some() {
-                RuleSplit::new(&rule, &name, services, Some(original))?.reset(
+                RuleSplit::new(rule, &name, services, Some(original))?.reset(
                     &mut changes,
                     &name,
                     None,
                 )?;
             }
         }
-        changes.into_patch(route, &name)
+        let mut patch = changes.into_patch(route, &name)?;
+        if let Some(syntax) = self.layout.added_rules {
+            let added = rules.iter().filter(|rule| rule.is_added());
+            let operations = added_rules::removals(syntax, added);
+            added_rules::extend(&mut patch, operations, route, &name)?;
+        }
+        Ok(patch)
     }
 
     fn assignment_unit(&self, route: &Value, rule: Option<&str>, stable: &str) -> AssignmentUnit {
@@ -218,8 +233,59 @@ impl Router for BackendRouter {
 }
 
 impl BackendRouter {
+    /// The patch that divides the weights, without rules for chosen requests.
+    fn divide(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        services: Services<'_>,
+        weight: Weight,
+        original: Option<&OriginalWeights>,
+    ) -> Result<Patch, RouteError> {
+        let name = self.route_name(route);
+        let mut changes = PatchBuilder::default();
+        let rules = self.selected_rules(route, &name, rule, services.stable)?;
+        let splits: Vec<RuleSplit<'_, '_>> = rules
+            .iter()
+            .map(|rule| RuleSplit::new(rule, &name, services, original))
+            .collect::<Result<_, _>>()?;
+        let any_traffic = !splits.iter().all(RuleSplit::has_no_traffic);
+        for split_rule in splits {
+            // The user has removed the traffic of this rule. Only the other rules are divided.
+            if any_traffic && split_rule.has_no_traffic() {
+                continue;
+            }
+            if weight.is_zero() {
+                split_rule.reset(&mut changes, &name, Some(0))?;
+            } else {
+                split_rule.divide(&mut changes, &name, weight)?;
+            }
+        }
+        changes.into_patch(route, &name)
+    }
+
     fn route_name(&self, route: &Value) -> RouteName {
         RouteName::new(self.kind, route)
+    }
+
+    /// Evaluates the added rules of a route.
+    fn with_added_rules<T>(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        services: Services<'_>,
+        evaluate: impl FnOnce(&AddedRules<'_>) -> T,
+    ) -> Result<T, RouteError> {
+        let name = self.route_name(route);
+        let rules = self.all_rules(route, &name)?;
+        let split = self.selected_rules(route, &name, rule, services.stable)?;
+        Ok(evaluate(&AddedRules::new(
+            self.layout,
+            &name,
+            services,
+            &rules,
+            &split,
+        )))
     }
 
     fn all_rules<'a>(
@@ -256,6 +322,7 @@ impl BackendRouter {
         stable: &str,
     ) -> Result<Vec<Rule<'a>>, RouteError> {
         let rules = self.all_rules(route, name)?;
+        let rules: Vec<Rule<'_>> = rules.into_iter().filter(|rule| !rule.is_added()).collect();
         if let Some(expected) = rule
             && !rules.iter().any(|rule| rule.is_named(expected))
         {

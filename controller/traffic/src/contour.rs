@@ -37,6 +37,7 @@ static LAYOUT: Layout = Layout {
     // A cookie chooses an endpoint of a side, not the side: Envoy selects the weighted cluster first.
     persistence: None,
     zero_is_even: true,
+    added_rules: None,
 };
 
 /// A single service receives all of the traffic, and one of several without a weight none, unless

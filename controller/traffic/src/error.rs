@@ -134,6 +134,16 @@ pub enum RouteError {
         /// A sum that can express the weight.
         suggested_total: u64,
     },
+    /// A rule for chosen requests cannot be written.
+    #[error("managed route `{managed}` cannot be written to {route}: {problem}")]
+    NotExpressible {
+        /// The route.
+        route: RouteName,
+        /// The name of the managed route.
+        managed: String,
+        /// What prevents it, with the fix.
+        problem: String,
+    },
     /// The rules have different canary weights, because another client changed one of them.
     #[error("the rules of {route} have different canary weights: {}", list(shares))]
     RulesDisagree {

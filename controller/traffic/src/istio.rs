@@ -1,9 +1,11 @@
 //! Istio VirtualService: stable and canary are two destinations of a route.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use serin_core::layer4_rule::Layer4Rule;
+use serin_core::managed_route::{HeaderMatch, RequestMatch, StringMatch};
 use serin_core::plan::RouteKind;
 
+use crate::added_rules::{AddedRuleSyntax, Problem};
 use crate::backend::{InvalidField, Layout, RoutedUnit, RuleList};
 use crate::backend_router::BackendRouter;
 use crate::original::OriginalBackend;
@@ -49,6 +51,18 @@ static LAYOUT: Layout = Layout {
     keeps_total: true,
     persistence: None,
     zero_is_even: false,
+    added_rules: Some(&ADDED_RULES),
+};
+
+/// The first route that matches counts.
+static ADDED_RULES: AddedRuleSyntax = AddedRuleSyntax {
+    list: "http",
+    matches: "match",
+    narrow,
+    make_only,
+    mirror,
+    is_by_specificity: false,
+    limits: None,
 };
 
 /// A single destination receives all of the traffic, and one of several without a weight none (Istio,
@@ -127,9 +141,132 @@ fn is_rule(list: &RuleList, rule: &Value, name: &str) -> bool {
     list.field == named.protocol.as_str() && matches.iter().any(is_match)
 }
 
+/// A destination without a weight has all of the traffic.
+fn make_only(destination: &mut Value) {
+    if let Some(fields) = destination.as_object_mut() {
+        fields.remove("weight");
+    }
+}
+
+fn narrow(existing: &mut Value, request: &RequestMatch) -> Result<bool, Problem> {
+    for HeaderMatch { name, value } in &request.headers {
+        let headers = existing["headers"].as_object();
+        let mut names = headers.into_iter().flat_map(|headers| headers.keys());
+        if names.any(|other| other.eq_ignore_ascii_case(name)) {
+            return Err(format!(
+                "its rule already matches the header {name}; use another header"
+            ));
+        }
+        // The names of a VirtualService are lowercase.
+        existing["headers"][name.to_ascii_lowercase()] = string_match(value);
+    }
+    if let Some(method) = &request.method {
+        match existing["method"].as_object() {
+            None => existing["method"] = json!({"exact": method}),
+            Some(found) if found.get("exact").is_some_and(|other| other == method) => {}
+            Some(found) if found.contains_key("exact") => return Ok(false),
+            Some(_) => {
+                return Err(format!(
+                    "its method {method} and the method of a rule cannot be matched together; match \
+                     no method"
+                ));
+            }
+        }
+    }
+    match &request.path {
+        Some(path) => narrow_uri(existing, path),
+        None => Ok(true),
+    }
+}
+
+fn string_match(text: &StringMatch) -> Value {
+    match text {
+        StringMatch::Exact(text) => json!({"exact": text}),
+        StringMatch::Prefix(text) => json!({"prefix": text}),
+        StringMatch::Regex(text) => json!({"regex": text}),
+    }
+}
+
+/// Limits the path of a match. A prefix is one of the text. Returns false if no path matches both.
+fn narrow_uri(existing: &mut Value, path: &StringMatch) -> Result<bool, Problem> {
+    let found = |field: &str| existing["uri"][field].as_str();
+    let is_possible = match (path, found("prefix"), found("exact"), found("regex")) {
+        (_, None, None, None) => true,
+        (StringMatch::Prefix(wanted), ..) if wanted == "/" => return Ok(true),
+        (_, Some("/"), ..) => true,
+        _ if existing["ignoreUriCase"] == true => {
+            return Err("a rule ignores the case of its path; match no path".to_owned());
+        }
+        (StringMatch::Prefix(wanted), Some(prefix), ..) if prefix.starts_with(&**wanted) => {
+            return Ok(true);
+        }
+        (StringMatch::Prefix(wanted) | StringMatch::Exact(wanted), Some(prefix), ..) => {
+            wanted.starts_with(prefix)
+        }
+        (StringMatch::Prefix(wanted), _, Some(exact), _) => return Ok(exact.starts_with(&**wanted)),
+        (StringMatch::Exact(wanted), _, Some(exact), _) => return Ok(exact == wanted),
+        (StringMatch::Regex(wanted), _, _, Some(regex)) if wanted == regex => return Ok(true),
+        _ => {
+            return Err(
+                "its path and the path of a rule cannot be matched together; match a prefix, or no \
+                 path"
+                    .to_owned(),
+            );
+        }
+    };
+    if is_possible {
+        existing["uri"] = string_match(path);
+    }
+    Ok(is_possible)
+}
+
+fn mirror(route: &mut Value, canary: &Value, percent: u32) -> Result<(), Problem> {
+    for field in ["mirror", "mirrors"] {
+        if route.get(field).is_some() {
+            return Err(format!(
+                "its route already has the field {field}; remove it"
+            ));
+        }
+    }
+    route["mirror"] = canary["destination"].clone();
+    route["mirrorPercentage"] = json!({"value": percent});
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_limited_to_what_matches_both() {
+        use StringMatch::{Exact, Prefix};
+        let prefix = |text: &str| json!({"uri": {"prefix": text}});
+        let exact = |text: &str| json!({"uri": {"exact": text}});
+        for (existing, wanted, expected) in [
+            (json!({}), Prefix("/shop".into()), Some(prefix("/shop"))),
+            (prefix("/shop"), Prefix("/".into()), Some(prefix("/shop"))),
+            (
+                prefix("/shop"),
+                Prefix("/shop/a".into()),
+                Some(prefix("/shop/a")),
+            ),
+            (
+                prefix("/shop"),
+                Exact("/shopping".into()),
+                Some(exact("/shopping")),
+            ),
+            (prefix("/shop"), Exact("/a".into()), None),
+            (exact("/shop"), Prefix("/sh".into()), Some(exact("/shop"))),
+            (exact("/shop"), Exact("/a".into()), None),
+        ] {
+            let mut narrowed = existing.clone();
+            let is_possible = narrow_uri(&mut narrowed, &wanted).unwrap();
+            let message = format!("{existing} and {wanted:?}");
+            assert_eq!(is_possible.then_some(narrowed), expected, "{message}");
+        }
+        let mut expression = json!({"uri": {"regex": "/a.*"}});
+        assert!(narrow_uri(&mut expression, &Prefix("/a".into())).is_err());
+    }
 
     #[test]
     fn a_host_of_the_cluster_is_a_service() {

@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+mod added_rules;
 mod apisix;
 mod assignment;
 mod backend;
@@ -26,6 +27,7 @@ mod rule_split;
 mod split;
 mod traefik;
 
+pub use added_rules::is_added_rule;
 pub use assignment::{RoutedObject, ServiceFacts, assignment_unit, sticky_annotation};
 pub use error::RouteError;
 pub use original::{OriginalBackend, OriginalRule, OriginalWeights};

@@ -7,6 +7,7 @@ use json_patch::{
 };
 use serde_json::Value;
 use serin_core::assignment_unit::AssignmentUnit;
+use serin_core::managed_route::ManagedRoute;
 use serin_core::plan::RouteKind;
 use serin_core::units::Weight;
 
@@ -221,9 +222,19 @@ impl Router for CanaryIngress {
         _rule: Option<&str>,
         Services { canary, .. }: Services<'_>,
         weight: Weight,
+        managed: &[ManagedRoute],
         original: Option<&OriginalWeights>,
     ) -> Result<Patch, RouteError> {
         let annotations = Annotations::parse(route)?;
+        if let Some(first) = managed.first() {
+            return Err(RouteError::NotExpressible {
+                route: annotations.name,
+                managed: first.name.clone(),
+                problem: "an Ingress cannot hold it; use an HTTPRoute, a GRPCRoute or a \
+                          VirtualService"
+                    .into(),
+            });
+        }
         annotations.check_backends(canary)?;
         if !weight.is_zero() {
             annotations.check_precedence()?;
@@ -232,6 +243,17 @@ impl Router for CanaryIngress {
         let original = recorded(original, canary).map_or(annotations.weight, |one| one.weight);
         let as_written = original.unwrap_or(0) == 0;
         annotations.patch(if as_written { original } else { Some(0) })
+    }
+
+    /// Annotations that send requests to the canary by header are refused, so there is none.
+    fn managed_routes<'p>(
+        &self,
+        _route: &Value,
+        _rule: Option<&str>,
+        _services: Services<'_>,
+        _candidates: &'p [Vec<ManagedRoute>],
+    ) -> Option<&'p [ManagedRoute]> {
+        Some(&[])
     }
 
     /// An Ingress is in effect when all replicas of ingress-nginx have read it, which none reports.

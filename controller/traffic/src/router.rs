@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use json_patch::Patch;
 use serde_json::Value;
 use serin_core::assignment_unit::AssignmentUnit;
+use serin_core::managed_route::ManagedRoute;
 use serin_core::plan::RouteKind;
 use serin_core::units::Weight;
 
@@ -16,7 +17,7 @@ use crate::istio::VIRTUAL_SERVICE;
 use crate::nginx::CanaryIngress;
 use crate::original::OriginalWeights;
 use crate::programmed::ProgrammedStatus;
-use crate::traefik::TRAEFIK_SERVICE;
+use crate::traefik::{INGRESS_ROUTE, TRAEFIK_SERVICE};
 
 /// The names of the two Services that a route splits traffic between.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +87,8 @@ pub struct ManagedRule {
 /// let router = router_of(RouteKind::HttpRoute);
 /// let original = router.refresh_original(&route, None, services, None)?;
 ///
-/// let patch = router.set_weight(&route, None, services, Weight::percent(5), Some(&original))?;
+/// let five = Weight::percent(5);
+/// let patch = router.set_weight(&route, None, services, five, &[], Some(&original))?;
 /// json_patch::patch(&mut route, &patch)?;
 /// assert_eq!(router.canary_weight(&route, None, services)?, Weight::percent(5));
 ///
@@ -147,7 +149,7 @@ pub trait Router: Debug + Sync {
     ) -> Result<Weight, RouteError>;
 
     /// The patch that sets the canary weight to `weight` of the combined weight of the stable and the
-    /// canary backend.
+    /// canary backend, and the rules for chosen requests to those of `managed`.
     ///
     /// The patch is empty if the object already has this weight. At weight 0 the canary backend is
     /// removed (or kept with weight 0 if the user listed it), and all weights are as the user wrote
@@ -160,15 +162,27 @@ pub trait Router: Debug + Sync {
     ///
     /// # Errors
     /// As [`Router::canary_weight`], except that rules with different weights are fixed. Also if the
-    /// weight cannot be expressed in whole numbers.
+    /// weight cannot be expressed in whole numbers, or if the kind cannot hold a managed route.
     fn set_weight(
         &self,
         route: &Value,
         rule: Option<&str>,
         services: Services<'_>,
         weight: Weight,
+        managed: &[ManagedRoute],
         original: Option<&OriginalWeights>,
     ) -> Result<Patch, RouteError>;
+
+    /// The rules for chosen requests that the object has, if they are those of one of the
+    /// `candidates`. Empty if it has none. `None` if somebody else has changed one, or if the route
+    /// cannot be read.
+    fn managed_routes<'p>(
+        &self,
+        route: &Value,
+        rule: Option<&str>,
+        services: Services<'_>,
+        candidates: &'p [Vec<ManagedRoute>],
+    ) -> Option<&'p [ManagedRoute]>;
 
     /// Whether the router has applied the current generation of the object.
     fn programmed_status(&self, route: &Value) -> ProgrammedStatus;
@@ -194,7 +208,8 @@ pub trait Router: Debug + Sync {
     ) -> Result<OriginalWeights, RouteError>;
 
     /// The patch that restores the original weights of every recorded rule, including the weight of
-    /// a canary backend that the user listed. Removes a canary backend that the user did not list.
+    /// a canary backend that the user listed. Removes a canary backend that the user did not list,
+    /// and all rules for chosen requests.
     ///
     /// Rules and backends that no longer exist are ignored. The patch is empty if there is nothing to
     /// restore.
@@ -218,6 +233,7 @@ pub const ROUTERS: &[&dyn Router] = &[
     &VIRTUAL_SERVICE,
     &CanaryIngress,
     &TRAEFIK_SERVICE,
+    &INGRESS_ROUTE,
     &HTTP_PROXY,
     &APISIX_ROUTE,
 ];

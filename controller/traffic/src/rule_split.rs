@@ -47,7 +47,7 @@ impl<'r, 'a> RuleSplit<'r, 'a> {
         // A rule without a canary backend is as the user wrote it. Otherwise the recorded original
         // is needed.
         let recorded = original
-            .and_then(|original| original.rule(rule.list_name(), rule.index, rule.name))
+            .and_then(|original| original.rule(rule.list_name(), rule.position, rule.name))
             .filter(|original| canary_now.is_some() && original.service(stable).is_some());
         let original_rule = recorded.cloned().unwrap_or_else(|| rule.to_original());
         Ok(Self {

@@ -1,4 +1,5 @@
-//! Traefik TraefikService: stable and canary are two services of a weighted round robin.
+//! Traefik TraefikService and IngressRoute: stable and canary are two services of a weighted round
+//! robin.
 
 use serin_core::plan::RouteKind;
 
@@ -9,22 +10,57 @@ use crate::programmed::ProgrammedStatus;
 /// TraefikService with `spec.weighted`, which an IngressRoute refers to.
 pub(crate) static TRAEFIK_SERVICE: BackendRouter = BackendRouter {
     route_kind: RouteKind::TraefikService,
-    group: "traefik.io",
-    versions: &["v1alpha1"],
     kind: "TraefikService",
     plural: "traefikservices",
+    layout: &OF_SERVICE,
+    ..TRAEFIK
+};
+
+/// IngressRoute. Its routes have no names.
+pub(crate) static INGRESS_ROUTE: BackendRouter = BackendRouter {
+    route_kind: RouteKind::IngressRoute,
+    kind: "IngressRoute",
+    plural: "ingressroutes",
+    layout: &OF_ROUTES,
+    ..TRAEFIK
+};
+
+/// What the kinds have in common.
+const TRAEFIK: BackendRouter = BackendRouter {
+    route_kind: RouteKind::TraefikService,
+    group: "traefik.io",
+    versions: &["v1alpha1"],
+    kind: "",
+    plural: "",
     installed_by: "the CRDs of Traefik",
-    layout: &LAYOUT,
+    layout: &OF_SERVICE,
     // Traefik writes no status.
     programmed_status: |_| ProgrammedStatus::UnknownGeneration,
 };
 
-static LAYOUT: Layout = Layout {
+static OF_SERVICE: Layout = Layout {
     rule_lists: &[RuleList {
         field: "weighted",
         is_single: true,
         unit: RoutedUnit::Requests,
     }],
+    persistence: Some("sticky"),
+    ..LAYOUT
+};
+
+static OF_ROUTES: Layout = Layout {
+    rule_lists: &[RuleList {
+        field: "routes",
+        is_single: false,
+        unit: RoutedUnit::Requests,
+    }],
+    // `sticky` of a service chooses a pod of the service. The services of a route are not sticky.
+    persistence: None,
+    ..LAYOUT
+};
+
+const LAYOUT: Layout = Layout {
+    rule_lists: &[],
     backends: "services",
     identity: "name",
     parse_identity: parse_service_identity,
@@ -32,6 +68,7 @@ static LAYOUT: Layout = Layout {
     default_weight: |_| 1,
     is_rule: |_, _, _| false,
     keeps_total: false,
-    persistence: Some("sticky"),
+    persistence: None,
     zero_is_even: false,
+    added_rules: None,
 };

@@ -95,7 +95,9 @@ fn route() -> impl Strategy<Value = Value> {
             RouteKind::TraefikService => {
                 json!({"weighted": {"services": rules[0]["backendRefs"], "sticky": null}})
             }
-            RouteKind::HttpProxy => json!({"routes": with_all_weights(&rules, "services", "name")}),
+            RouteKind::HttpProxy | RouteKind::IngressRoute => {
+                json!({"routes": with_all_weights(&rules, "services", "name")})
+            }
             RouteKind::ApisixRoute => {
                 json!({"http": with_all_weights(&rules, "backends", "serviceName")})
             }

@@ -58,6 +58,36 @@ fn a_traefik_service_is_one_rule() {
 }
 
 #[test]
+fn services_of_an_ingress_route_are_split_in_every_route_with_the_stable_service() {
+    let route = |services: &Value| json!({"kind": "Rule", "match": "PathPrefix(`/`)", "services": services});
+    let stable = json!({"name": STABLE, "port": "http", "sticky": {"cookie": {}}});
+    let other = json!([{"name": "static", "port": 80}]);
+    let nested = json!([{"name": STABLE, "kind": "TraefikService"}]);
+    let spec = json!({"routes": [route(&other), route(&json!([stable])), route(&nested)]});
+    let before = object("traefik.io/v1alpha1", "IngressRoute", &spec);
+    let original = capture_original(&before).unwrap();
+    let split = route_at_weight(&before, 25.0, Some(&original));
+    assert_eq!(
+        split["spec"]["routes"][1]["services"],
+        json!([
+            {"name": STABLE, "port": "http", "sticky": {"cookie": {}}, "weight": 75},
+            {"name": CANARY, "port": "http", "sticky": {"cookie": {}}, "weight": 25},
+        ])
+    );
+    for untouched in [0, 2] {
+        assert_eq!(
+            split["spec"]["routes"][untouched],
+            spec["routes"][untouched]
+        );
+    }
+    assert_eq!(
+        router(&before).assignment_unit(&before, None, STABLE),
+        AssignmentUnit::Request
+    );
+    assert_eq!(route_at_weight(&split, 0.0, Some(&original)), before);
+}
+
+#[test]
 fn a_nested_traefik_service_is_not_the_service() {
     for other in [
         json!({"name": STABLE, "kind": "TraefikService"}),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::Names;
+use super::{Names, probes};
 use crate::checks::{
     Argument, Arguments, Converted, cel_condition, insert_arguments, insert_text, seconds,
 };
@@ -13,10 +13,8 @@ use crate::objects::Objects;
 use crate::promql::{Sides, objective};
 use crate::rollout::RolloutDraft;
 
-/// Providers of Argo Rollouts other than Prometheus.
-const OTHER_PROVIDERS: [&str; 11] = [
-    "web",
-    "job",
+/// Providers of Argo Rollouts that have no counterpart.
+const OTHER_PROVIDERS: [&str; 9] = [
     "datadog",
     "newRelic",
     "wavefront",
@@ -71,7 +69,9 @@ pub(super) fn step(
     draft: &mut RolloutDraft,
 ) {
     let path = analysis.path("templates");
+    draft.analysis.probe_phase = Some("step");
     let converted = convert(set, &mut analysis, names, draft);
+    draft.analysis.probe_phase = None;
     analysis.finish(&mut draft.notes);
     if converted.is_incomplete || converted.is_empty() {
         draft.notes.changed(
@@ -81,6 +81,13 @@ pub(super) fn step(
         );
         draft.steps.push(json!({"pause": {}}));
         return;
+    }
+    if !converted.probes.is_empty() {
+        let checks = json!({"analysis": {"checks": converted.probes}});
+        draft.steps.push(checks);
+        if converted.objectives.is_empty() && converted.checks.is_empty() {
+            return;
+        }
     }
     if weight <= 0.0 || weight >= 100.0 {
         draft.notes.changed(
@@ -330,6 +337,18 @@ impl Target<'_> {
                 return Err((format!("the provider {other} is not supported"), fix));
             }
         }
+        let phase = draft.analysis.phase.or(draft.analysis.probe_phase);
+        let probe = if let Some(web) = provider.object("web") {
+            Some(probes::web(web, metric, arguments, &mut draft.notes)?)
+        } else if let Some(job) = provider.object("job") {
+            Some(probes::job(job, phase, arguments, &mut draft.notes)?)
+        } else {
+            None
+        };
+        if let Some(mut check) = probe {
+            check.insert("name".to_owned(), json!(name));
+            return Ok(check);
+        }
         let Some(mut prometheus) = provider.object("prometheus") else {
             return Err(("it has no provider".to_owned(), "add a Prometheus query"));
         };
@@ -409,6 +428,8 @@ fn limits(
         }
         return;
     }
+    // A Job runs once.
+    let interval = interval.filter(|_| !check.contains_key("job"));
     for (field, value) in [("interval", interval), ("initialDelay", delay)] {
         check.extend(value.map(|value| (field.to_owned(), json!(value))));
     }

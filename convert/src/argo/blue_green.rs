@@ -6,6 +6,7 @@ use super::{Names, analysis, delays};
 use crate::fields::Fields;
 use crate::objects::Objects;
 use crate::rollout::RolloutDraft;
+use crate::side_metadata;
 
 /// Length of the bake if the analysis after the promotion has no end of its own.
 const BAKE_SECONDS_DEFAULT: f64 = 600.0;
@@ -40,6 +41,9 @@ pub(super) fn convert(
     }
     delays(strategy, draft);
     super::anti_affinity(strategy, draft);
+    for field in ["previewMetadata", "activeMetadata"] {
+        side_metadata::convert(strategy, field, field, draft);
+    }
     converted.append(&mut draft.canary);
     promotion(strategy, &mut converted, draft);
     let before = analyze(set, strategy, "prePromotionAnalysis", &names, draft);

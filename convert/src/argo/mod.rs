@@ -3,6 +3,7 @@
 mod analysis;
 mod blue_green;
 mod native_routers;
+mod probes;
 mod routing;
 pub(crate) mod service;
 mod steps;
@@ -13,6 +14,7 @@ use crate::fields::Fields;
 use crate::note::Translation;
 use crate::objects::Objects;
 use crate::rollout::RolloutDraft;
+use crate::side_metadata;
 
 /// Names of the Services and of the Rollout, for queries.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,7 @@ pub(crate) fn convert(set: &Objects<'_>, object: &Value) -> Translation {
             "revisionHistoryLimit",
             "rollbackWindow",
             "paused",
+            "restartAt",
         ],
     );
     // Limits of AnalysisRun objects, which Serin does not have.
@@ -213,6 +216,9 @@ fn limits(canary: &mut Fields, draft: &mut RolloutDraft) {
         threshold.finish(&mut draft.notes);
     }
     anti_affinity(canary, draft);
+    for field in ["canaryMetadata", "stableMetadata"] {
+        side_metadata::convert(canary, field, field, draft);
+    }
 }
 
 fn anti_affinity(canary: &mut Fields, draft: &mut RolloutDraft) {

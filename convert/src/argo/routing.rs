@@ -69,6 +69,12 @@ pub(super) fn convert(
         }
         replace_router(set, field, description, &mut fields, names, draft);
     }
+    for mut route in router.objects("managedRoutes") {
+        if let Some(name) = route.text("name").filter(|_| draft.can_choose_requests()) {
+            draft.add_managed_route(&name);
+        }
+        route.finish(&mut draft.notes);
+    }
     router.finish(&mut draft.notes);
     max_weight
 }

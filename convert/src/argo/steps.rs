@@ -33,6 +33,7 @@ pub(super) fn convert(
         if let Some(inline) = step.object("analysis") {
             analysis::step(set, inline, names, weight, draft);
         }
+        convert_managed_routes(&mut step, draft);
         convert_unsupported(&mut step, draft);
         step.finish(&mut draft.notes);
     }
@@ -123,14 +124,35 @@ fn convert_unsupported(step: &mut Fields, draft: &mut RolloutDraft) {
             draft.steps.push(json!({"pause": {}}));
         }
     }
+}
+
+/// Steps that choose requests. Serin sets the same rules, but only in routes that can hold them.
+fn convert_managed_routes(step: &mut Fields, draft: &mut RolloutDraft) {
     for field in ["setHeaderRoute", "setMirrorRoute"] {
         let path = step.path(field);
-        if step.take(field).is_some() {
+        let Some(route) = step.take(field) else {
+            continue;
+        };
+        if !draft.can_choose_requests() {
             draft.notes.not_yet(
                 path,
-                "Serin does not route by header and does not mirror: the step is left out",
-                "write a rule of your own into the HTTPRoute",
+                "Serin writes rules for requests only into HTTPRoutes, GRPCRoutes and \
+                 VirtualServices: the step is left out",
+                "move the traffic to an HTTPRoute, or write a rule of your own",
+            );
+            continue;
+        }
+        let name = route["name"].as_str().unwrap_or_default();
+        draft.add_managed_route(name);
+        if field == "setMirrorRoute" && route["match"].as_array().is_some_and(|all| !all.is_empty())
+        {
+            draft.notes.changed(
+                path,
+                "the requests that are copied are divided by the weight, as all others, instead of \
+                 being sent to stable only",
+                "set the rule before the first setWeight, and remove it there",
             );
         }
+        draft.steps.push(json!({field: route}));
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod generated;
 mod metrics;
 mod service;
+mod webhooks;
 
 use serde_json::{Value, json};
 
@@ -196,7 +197,7 @@ fn convert_analysis(
             draft.steps.push(waits);
         }
     }
-    webhooks(analysis, draft);
+    webhooks::convert(analysis, &interval, threshold, names, draft);
     if is_incomplete && !draft.canary.contains_key("pace") {
         draft.pause_before_promotion("spec.analysis.metrics");
     }
@@ -227,43 +228,4 @@ fn weights(analysis: &mut Fields) -> Vec<u32> {
         .collect();
     weights.push(max);
     weights
-}
-
-/// Webhooks. One that a person answers becomes a pause; the others are not supported.
-fn webhooks(analysis: &mut Fields, draft: &mut RolloutDraft) {
-    for mut webhook in analysis.objects("webhooks") {
-        let kind = webhook.text("type").unwrap_or_else(|| "rollout".to_owned());
-        let name = webhook.text("name").unwrap_or_default();
-        let path = webhook.path("type");
-        match kind.as_str() {
-            "confirm-rollout" => {
-                draft.notes.changed(
-                    path,
-                    format!(
-                        "webhook {name}: a person confirms the release before its first traffic"
-                    ),
-                    "run `kubectl serin promote`, also from a pipeline",
-                );
-                draft.steps.insert(0, json!({"pause": {}}));
-            }
-            "confirm-promotion" => {
-                draft.notes.changed(
-                    path,
-                    format!("webhook {name}: a person confirms the promotion"),
-                    "run `kubectl serin promote`, also from a pipeline",
-                );
-                draft.steps.push(json!({"pause": {}}));
-            }
-            "event" => draft.notes.lost(
-                path,
-                format!("webhook {name} is not called"),
-                "watch the Kubernetes Events of the Rollout",
-            ),
-            kind => draft.notes.not_yet(
-                path,
-                format!("webhook {name} ({kind}) is not called"),
-                "run the test or the load in your pipeline, at a pause",
-            ),
-        }
-    }
 }

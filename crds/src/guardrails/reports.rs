@@ -132,8 +132,9 @@ guardrail_options! {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
         pub ignored_policies: Vec<String>,
-        /// If true, at least one report about the revision must exist. Defaults to false: a cluster
-        /// without a policy engine has none.
+        /// If true, at least one report about the revision must exist, or Gatekeeper must have audited
+        /// all of its constraints since the first pod of the revision exists. Defaults to false: a
+        /// cluster without a policy engine has no report.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub require_report: Option<bool>,
     }

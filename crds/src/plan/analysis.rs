@@ -8,7 +8,7 @@ use serin_core::plan::Analysis;
 
 use super::problem::Problems;
 use super::values::{DAY, HOUR, MILLISECOND, SECOND, parse_duration_in};
-use super::{baseline, checkpoint_size, checks};
+use super::{baseline, calibration, checkpoint_size, checks};
 use crate::analysis::{
     AnalysisSpec, CountersSpec, Indicator, ObjectiveSpec, PrometheusSpec, VariantsSpec,
 };
@@ -65,6 +65,7 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
         }
         check_objective(&path, objective, routed, problems);
     }
+    calibration::check(spec, analysis, problems);
     check_prometheus(analysis, problems);
     check_rollback_and_budget(analysis, problems);
     if let Some(text) = analysis
@@ -85,11 +86,13 @@ pub(super) fn analysis(spec: &RolloutSpec, problems: &mut Problems) -> Option<An
     });
     let max_duration = max_duration(analysis, problems);
     let checks = checks::required_checks(spec, analysis, max_duration, problems);
+    let checks_before_traffic = checks::checks_before_traffic(spec, analysis, problems);
     let bake = checks::bake_plan(spec, analysis, problems);
     Some(Analysis {
         max_duration,
         warm_up: warm_up.unwrap_or(Analysis::DEFAULT_WARM_UP),
         checks,
+        checks_before_traffic,
         bake,
         baseline_pods: baseline::baseline_pods(spec, analysis, problems),
     })
@@ -203,11 +206,6 @@ fn check_source(path: &str, objective: &ObjectiveSpec, routed: bool, problems: &
         return;
     }
     match (&objective.indicator, &objective.counters) {
-        (Some(indicator @ Indicator::EnvoyGateway), None) => {
-            let problem = "it counts all backends of a rule together, so canary and stable cannot be distinguished";
-            let fix = "use the indicator pod, or custom counters";
-            problems.invalid(format!("{path}.indicator"), indicator, problem, fix);
-        }
         (Some(indicator), None) if routed || *indicator == Indicator::Pod => {}
         (Some(indicator), None) => {
             let fix = "add spec.strategy.canary.trafficRouting, or use the indicator pod or custom counters";

@@ -8,7 +8,7 @@ use serin_core::plan::{Amount, Analysis, ArmBinding, Canary, Exposure, Routing};
 
 use super::problem::{CANARY as PATH, Problems};
 use super::values::{MILLISECOND, non_negative, parse_duration_in};
-use super::{analysis, pace, routes};
+use super::{analysis, managed_routes, pace, routes};
 use crate::rollout::RolloutSpec;
 use crate::strategy::CanarySpec;
 use crate::traffic_routing::TrafficRoutingSpec;
@@ -228,6 +228,8 @@ fn routing(
         .as_ref()
         .and_then(|text| parse_duration_in(&settle_path, text, &SETTLE_BOUNDS, problems));
     let routes = routes::routes(&format!("{PATH}.trafficRouting"), spec, problems);
+    let managed_path = format!("{PATH}.trafficRouting.managedRoutes");
+    managed_routes::check_names(&managed_path, &spec.managed_routes, problems);
     let settle = settle.unwrap_or(SETTLE_DEFAULT);
     Routing {
         binding: ArmBinding::services(stable_service, canary_service),

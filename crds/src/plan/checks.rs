@@ -10,7 +10,7 @@ use serin_core::plan::{BakePlan, Canary};
 use super::analysis::{check_reference_fields, is_unresolved};
 use super::problem::{CANARY, Problems};
 use super::values::{DAY, SECOND, non_negative, parse_duration_in};
-use super::{pace, steps};
+use super::{check_sources, pace, steps};
 use crate::analysis::{AnalysisSpec, CheckPhase, CheckSpec};
 use crate::check::{BUILT_IN_ARGS, Condition, is_arg_name, render_query};
 use crate::literals::format_duration;
@@ -56,12 +56,59 @@ pub(super) fn required_checks(
             );
         }
     }
-    let required = decisive_checks(analysis, |phase| phase != CheckPhase::Bake);
+    let required = decisive_checks(analysis, |phase| {
+        matches!(phase, CheckPhase::Release | CheckPhase::BeforePromotion)
+    });
     // The checks of blue/green are about a preview without traffic.
     if !required.is_empty() && spec.strategy.blue_green.is_none() {
         check_traffic(spec, problems);
     }
     required
+}
+
+/// Names of the checks that must succeed before the first traffic.
+pub(super) fn checks_before_traffic(
+    spec: &RolloutSpec,
+    analysis: &AnalysisSpec,
+    problems: &mut Problems,
+) -> BTreeSet<String> {
+    let routed = spec.strategy.as_canary().traffic_routing.is_some();
+    let is_blue_green = spec.strategy.blue_green.is_some();
+    for (index, check) in analysis.checks.iter().enumerate() {
+        let path = format!("{PATH}.checks[{index}].phase");
+        let (problem, fix) = match check.phase.unwrap_or_default() {
+            CheckPhase::Release if check.job.is_some() => (
+                "a Job runs once, and this phase repeats its checks",
+                "use step, beforeTraffic, beforePromotion or bake",
+            ),
+            CheckPhase::Step | CheckPhase::BeforeTraffic if is_blue_green => (
+                "blueGreen has no steps, and its preview has no traffic",
+                "use phase beforePromotion",
+            ),
+            CheckPhase::Step if !is_named_by_step(spec, &check.name) => (
+                "no step names it, so it would never run",
+                "add a step, for example analysis: {checks: [NAME]}, or use another phase",
+            ),
+            CheckPhase::BeforeTraffic if check.dry_run == Some(true) => (
+                "the first traffic does not wait for a dry run, so it would never run",
+                "remove dryRun, or use another phase",
+            ),
+            CheckPhase::BeforeTraffic if !pace::is_evidence_paced(spec, routed) => (
+                "only a release whose pace is set by evidence has this phase",
+                "use phase step, and a step analysis: {checks: [NAME]} before the first setWeight",
+            ),
+            _ => continue,
+        };
+        problems.invalid(path, &check.phase, problem, fix);
+    }
+    decisive_checks(analysis, |phase| phase == CheckPhase::BeforeTraffic)
+}
+
+fn is_named_by_step(spec: &RolloutSpec, name: &str) -> bool {
+    let canary = spec.strategy.as_canary();
+    let steps = canary.steps.iter().flatten();
+    let mut checks = steps.filter_map(|step| step.analysis.as_ref()?.checks.as_ref());
+    checks.any(|checks| checks.iter().any(|check| check == name))
 }
 
 /// The bake of a release that has all of the traffic.
@@ -123,14 +170,7 @@ fn check_definition(path: &str, check: &CheckSpec, problems: &mut Problems) {
             problems.invalid(path, &arg.name, problem, "use another name");
         }
     }
-    if let Err(problem) = render_query(&check.query, &args) {
-        let fix = "write PromQL that returns a vector or a scalar, for example sum(rate(errors_total[5m]))";
-        problems.invalid(format!("{path}.query"), &check.query, problem, fix);
-    }
-    if let Err(problem) = Condition::parse(&check.condition) {
-        let fix = "write a CEL expression over the list result, for example result[0] < 0.05";
-        problems.invalid(format!("{path}.condition"), &check.condition, problem, fix);
-    }
+    check_source(path, check, &args, problems);
     if let Some(interval) = &check.interval {
         parse_duration_in(
             &format!("{path}.interval"),
@@ -145,6 +185,44 @@ fn check_definition(path: &str, check: &CheckSpec, problems: &mut Problems) {
         0,
         problems,
     );
+}
+
+/// Checks what a check queries, requests or runs.
+fn check_source(
+    path: &str,
+    check: &CheckSpec,
+    args: &BTreeMap<&str, &str>,
+    problems: &mut Problems,
+) {
+    match (&check.http, &check.job) {
+        (Some(http), None) if check.query.is_empty() => {
+            check_sources::check_http(path, check, http, args, problems);
+        }
+        (None, Some(job)) if check.query.is_empty() => {
+            check_sources::check_job(path, check, job, args, problems);
+        }
+        (None, None) => check_query(path, check, args, problems),
+        _ => {
+            let fix = "keep one of query, http and job";
+            problems.invalid(path, &check.name, "a check has one source", fix);
+        }
+    }
+}
+
+fn check_query(
+    path: &str,
+    check: &CheckSpec,
+    args: &BTreeMap<&str, &str>,
+    problems: &mut Problems,
+) {
+    if let Err(problem) = render_query(&check.query, args) {
+        let fix = "write PromQL that returns a vector or a scalar, for example sum(rate(errors_total[5m]))";
+        problems.invalid(format!("{path}.query"), &check.query, problem, fix);
+    }
+    if let Err(problem) = Condition::parse(&check.condition) {
+        let fix = "write a CEL expression over the list result, for example result[0] < 0.05";
+        problems.invalid(format!("{path}.condition"), &check.condition, problem, fix);
+    }
 }
 
 /// A check that starts after the release has become inconclusive would never be queried.

@@ -70,7 +70,7 @@ fn check_presence(
         ),
         (
             "traefik.traefikServices",
-            traefik.map(|traefik| traefik.traefik_services.len()),
+            traefik.map(|traefik| traefik.named_routes().len()),
         ),
         (
             "contour.httpProxies",

@@ -1,5 +1,6 @@
 //! Validation of the steps: each step by itself, and with regard to the steps before it.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serin_core::plan::{CanaryScale, Requirements, Step};
 use serin_core::units::Weight;
 
+use super::gates;
+use super::managed_routes::{self, ManagedRouteParser};
 use super::problem::{CANARY as PATH, Problems};
 use super::values::{DAY, MILLISECOND, non_negative, parse_duration_in, parse_weight};
 use crate::analysis::{CheckPhase, CheckSpec};
@@ -20,6 +23,8 @@ struct CanaryState {
     weight: Weight,
     /// Whether `setCanaryScale` has set the canary to zero pods.
     has_no_pods: bool,
+    /// The names of the rules for chosen requests.
+    managed_routes: BTreeSet<String>,
 }
 
 pub(super) fn steps(
@@ -31,52 +36,71 @@ pub(super) fn steps(
     let mut canary = CanaryState {
         weight: Weight::ZERO,
         has_no_pods: false,
+        managed_routes: BTreeSet::new(),
     };
+    let canary_spec = spec.strategy.as_canary();
+    let managed_routes = ManagedRouteParser::new(canary_spec.traffic_routing.as_ref());
     let mut steps = Vec::with_capacity(specs.len());
     for (index, step) in specs.iter().enumerate() {
         let path = format!("{PATH}.steps[{index}]");
-        let Some(step) = parse_step(&path, step, problems) else {
+        let Some(step) = parse_step(&path, step, &managed_routes, problems) else {
             continue;
         };
         check_step(&path, &step, spec, routed, &mut canary, problems);
         steps.push(step);
     }
+    gates::check_count(&steps, problems);
+    managed_routes::check_size(&steps, problems);
     steps
 }
 
 /// Converts a step, which must have exactly one field.
-fn parse_step(path: &str, step: &StepSpec, problems: &mut Problems) -> Option<Step> {
-    match step {
-        StepSpec {
-            set_weight: Some(percent),
-            pause: None,
-            set_canary_scale: None,
-            analysis: None,
-        } => parse_weight(&format!("{path}.setWeight"), *percent, problems).map(Step::SetWeight),
-        StepSpec {
-            set_weight: None,
-            pause: Some(pause),
-            set_canary_scale: None,
-            analysis: None,
-        } => pause_step(&format!("{path}.pause.duration"), pause, problems),
-        StepSpec {
-            set_weight: None,
-            pause: None,
-            set_canary_scale: Some(scale),
-            analysis: None,
-        } => scale_step(&format!("{path}.setCanaryScale"), scale, problems),
-        StepSpec {
-            set_weight: None,
-            pause: None,
-            set_canary_scale: None,
-            analysis: Some(analysis),
-        } => analysis_step(&format!("{path}.analysis"), analysis, problems),
-        step => {
-            let fix = "set exactly one of setWeight, pause, setCanaryScale, analysis";
-            problems.invalid(path, step, "a step must have exactly one action", fix);
-            None
-        }
+fn parse_step(
+    path: &str,
+    step: &StepSpec,
+    managed_routes: &ManagedRouteParser<'_>,
+    problems: &mut Problems,
+) -> Option<Step> {
+    let actions = [
+        step.set_weight.is_some(),
+        step.pause.is_some(),
+        step.set_canary_scale.is_some(),
+        step.analysis.is_some(),
+        step.gate.is_some(),
+        step.set_header_route.is_some(),
+        step.set_mirror_route.is_some(),
+    ];
+    if actions.iter().filter(|is_set| **is_set).count() != 1 {
+        let fix = "set exactly one of setWeight, pause, setCanaryScale, analysis, gate, \
+                   setHeaderRoute, setMirrorRoute";
+        problems.invalid(path, step, "a step must have exactly one action", fix);
+        return None;
     }
+    if let Some(percent) = step.set_weight {
+        let weight = parse_weight(&format!("{path}.setWeight"), percent, problems)?;
+        return Some(Step::SetWeight(weight));
+    }
+    if let Some(pause) = &step.pause {
+        return pause_step(&format!("{path}.pause.duration"), pause, problems);
+    }
+    if let Some(scale) = &step.set_canary_scale {
+        return scale_step(&format!("{path}.setCanaryScale"), scale, problems);
+    }
+    if let Some(analysis) = &step.analysis {
+        return analysis_step(&format!("{path}.analysis"), analysis, problems);
+    }
+    if let Some(route) = &step.set_header_route {
+        let path = format!("{path}.setHeaderRoute");
+        let route = managed_routes.header_route(&path, route, problems);
+        return Some(Step::SetManagedRoute(route));
+    }
+    if let Some(route) = &step.set_mirror_route {
+        let path = format!("{path}.setMirrorRoute");
+        let route = managed_routes.mirror_route(&path, route, problems);
+        return Some(Step::SetManagedRoute(route));
+    }
+    let gate = step.gate.as_ref()?;
+    gates::gate(&format!("{path}.gate"), gate, problems).map(Step::Gate)
 }
 
 /// Waits for a duration, for the named objectives and checks, or for all evidence.
@@ -191,7 +215,19 @@ fn check_step(
                 );
             }
         }
-        Step::Pause(_) => {}
+        Step::Pause(_) | Step::Gate(_) => {}
+        Step::SetManagedRoute(route) if route.is_removal() => {
+            canary.managed_routes.remove(&route.name);
+        }
+        Step::SetManagedRoute(route) => {
+            canary.managed_routes.insert(route.name.clone());
+            if canary.has_no_pods {
+                let path = format!("{path}.{}", route.action.step_name());
+                let fix = "add a setCanaryScale with at least one pod before it";
+                let problem = "the canary has no pods at this step";
+                problems.invalid(path, &route.name, problem, fix);
+            }
+        }
         Step::SetCanaryScale(scale) => {
             let path = format!("{path}.setCanaryScale");
             canary.has_no_pods = matches!(
@@ -206,6 +242,10 @@ fn check_step(
                     "without trafficRouting the replica counts determine the weights",
                     fix,
                 );
+            } else if canary.has_no_pods && !canary.managed_routes.is_empty() {
+                let fix = "remove the rules of setHeaderRoute and setMirrorRoute before it";
+                let problem = "the canary receives chosen requests at this step";
+                problems.invalid(path, scale, problem, fix);
             } else if canary.has_no_pods && !canary.weight.is_zero() {
                 let fix = format!(
                     "add setWeight: 0 before it, or keep pods for {}",
@@ -216,22 +256,47 @@ fn check_step(
         }
         Step::Analysis(_) | Step::Require(_) => {
             let path = format!("{path}.analysis");
-            if let Step::Require(requirements) = step {
-                check_requirements(&path, requirements, spec, problems);
-            }
-            if spec.analysis.is_none() {
-                problems.required(
-                    "spec.analysis",
-                    format!("{path} needs evidence, which only an analysis collects"),
-                    "add objectives to it, or remove the step",
-                );
-            } else if canary.weight.is_zero() || canary.weight == Weight::FULL {
-                let fix = "add a setWeight above 0 and below 100 before it";
-                let problem = "canary and stable can only be compared while both receive traffic";
-                problems.invalid(path, &canary.weight, problem, fix);
-            }
+            check_analysis_step(&path, step, spec, canary.weight, problems);
         }
     }
+}
+
+/// Checks a step that waits for evidence at this weight.
+fn check_analysis_step(
+    path: &str,
+    step: &Step,
+    spec: &RolloutSpec,
+    weight: Weight,
+    problems: &mut Problems,
+) {
+    if let Step::Require(requirements) = step {
+        check_requirements(path, requirements, spec, problems);
+    }
+    if spec.analysis.is_none() {
+        problems.required(
+            "spec.analysis",
+            format!("{path} needs evidence, which only an analysis collects"),
+            "add objectives to it, or remove the step",
+        );
+    } else if (weight.is_zero() || weight == Weight::FULL) && !waits_for_step_checks(step, spec) {
+        let fix = "add a setWeight above 0 and below 100 before it";
+        let problem = "canary and stable can only be compared while both receive traffic";
+        problems.invalid(path, &weight, problem, fix);
+    }
+}
+
+/// Whether a step waits for nothing but checks of its own, which need no traffic on both sides.
+fn waits_for_step_checks(step: &Step, spec: &RolloutSpec) -> bool {
+    let Step::Require(required) = step else {
+        return false;
+    };
+    let checks = spec.analysis.iter().flat_map(|analysis| &analysis.checks);
+    let of_steps: BTreeSet<&str> = checks
+        .filter(|check| check.phase == Some(CheckPhase::Step))
+        .map(|check| check.name.as_str())
+        .collect();
+    let mut names = required.checks.iter();
+    required.objectives.is_empty() && names.all(|name| of_steps.contains(name.as_str()))
 }
 
 /// Checks that the objectives and checks of a step exist and can be evaluated during the step.
@@ -265,7 +330,8 @@ fn check_requirements(
         }
     }
     let decides = |check: &&CheckSpec| {
-        check.dry_run != Some(true) && check.phase.unwrap_or_default() == CheckPhase::Release
+        let phase = check.phase.unwrap_or_default();
+        check.dry_run != Some(true) && matches!(phase, CheckPhase::Release | CheckPhase::Step)
     };
     for name in &requirements.checks {
         let path = format!("{path}.checks");
@@ -276,7 +342,7 @@ fn check_requirements(
             .map(|check| check.name.as_str())
             .collect();
         let fix = format!(
-            "use one of the checks with phase release: {}",
+            "use one of the checks with phase release or step: {}",
             known.join(", ")
         );
         match analysis.checks.iter().find(|check| check.name == *name) {

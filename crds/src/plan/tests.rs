@@ -432,10 +432,6 @@ fn each_invalid_field_of_an_objective_is_reported() {
             "spec.analysis.objectives[0].counters.variants.podLabel".into(),
         ),
         (
-            objective(json!({"indicator": "envoy-gateway"})),
-            "spec.analysis.objectives[0].indicator".into(),
-        ),
-        (
             counters(json!({"total": "a"})),
             "spec.analysis.objectives[0].counters.errors".into(),
         ),
@@ -523,6 +519,47 @@ fn a_baseline_needs_a_router_and_a_stable_side_that_does_not_shrink() {
     let baseline = none.analysis.as_mut().unwrap().baseline.as_mut().unwrap();
     baseline.replicas = 0;
     assert_eq!(invalid_paths(&none), ["spec.analysis.baseline.replicas"]);
+}
+
+fn calibrated(objective: Value, analysis: Value) -> RolloutSpec {
+    let mut calibrated = json!({"name": "a", "objective": 99, "indicator": "pod",
+        "calibration": {"temper": 2.5, "hours": 99}});
+    merge(&mut calibrated, objective);
+    let mut change = json!({"analysis": {"objectives": [calibrated]}});
+    merge(&mut change["analysis"], analysis);
+    routed(change)
+}
+
+#[test]
+fn a_calibration_needs_as_many_hours_as_its_bound() {
+    let is_valid = |objective, analysis| calibrated(objective, analysis).plan("shop").is_ok();
+    assert!(is_valid(json!({}), json!({})));
+    let calibration = |temper, hours| json!({"calibration": {"temper": temper, "hours": hours}});
+    let at = "spec.analysis.objectives[0].calibration";
+    let few = calibrated(calibration(2.5, 98), json!({}));
+    assert_eq!(invalid_paths(&few), [format!("{at}.hours")]);
+    let errors = few.plan("shop").unwrap_err().to_string();
+    assert!(
+        errors.contains("at least 99 placebo hours") && errors.contains("--hours 99"),
+        "{errors}"
+    );
+    let likely = json!({"rollback": {"falseRollbackProbability": 0.05}});
+    assert!(is_valid(calibration(2.5, 19), likely));
+    let cold = calibrated(calibration(0.5, 99), json!({}));
+    assert_eq!(invalid_paths(&cold), [format!("{at}.temper")]);
+}
+
+#[test]
+fn a_calibration_excludes_what_placebo_releases_do_not_have() {
+    let at = "spec.analysis.objectives[0].calibration";
+    for (objective, analysis) in [
+        (json!({"indicator": "traefik"}), json!({})),
+        (json!({"endpointLabel": "route"}), json!({})),
+        (json!({}), json!({"baseline": {"replicas": 1}})),
+    ] {
+        let spec = calibrated(objective.clone(), analysis);
+        assert_eq!(invalid_paths(&spec), [at], "{objective}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serin_core::units::Weight;
 
 use super::problem::Problems;
@@ -63,4 +64,16 @@ pub(super) fn parse_weight(path: &str, percent: f64, problems: &mut Problems) ->
         problems.invalid(path, &percent, "it is not a share of traffic", fix);
     }
     weight
+}
+
+/// Parses a time, without its fraction of a second: the API server stores the creation times of pods
+/// in whole seconds. Records a problem and returns `None` if it is invalid.
+pub(super) fn parse_time(path: &str, text: &str, problems: &mut Problems) -> Option<Timestamp> {
+    let time = text.parse::<Timestamp>().ok();
+    if time.is_none() {
+        let fix =
+            "write date and time with their offset from UTC, for example 2027-01-31T12:00:00Z";
+        problems.invalid(path, &text, "it is not a time", fix);
+    }
+    time.and_then(|time| Timestamp::from_second(time.as_second()).ok())
 }

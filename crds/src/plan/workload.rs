@@ -75,3 +75,13 @@ pub(super) fn check_observed_selector(spec: &RolloutSpec, problems: &mut Problem
         problems.required("spec.selector", "the pods to observe are not known", fix);
     }
 }
+
+/// A Rollout that observes compares two sides with traffic, and a blue/green release has one.
+pub(super) fn check_observed_strategy(spec: &RolloutSpec, problems: &mut Problems) {
+    if spec.strategy.blue_green.is_some() {
+        let problem = "it compares two sides that have traffic at the same time, which \
+                       spec.strategy.blueGreen does not have";
+        let fix = "use spec.strategy.canary, or remove spec.mode";
+        problems.invalid("spec.mode", &"Observe", problem, fix);
+    }
+}

@@ -2,6 +2,7 @@
 //! for users and tools.
 
 mod analysis;
+mod image_digests;
 mod size;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -17,6 +18,7 @@ pub use analysis::{
     AnalysisStatus, BudgetLevel, BudgetStatus, CheckOutcome, CheckStatus, CountsStatus,
     EvidenceStatus, LatencyGuardStatus,
 };
+pub use image_digests::{IMAGE_DIGESTS_BYTES, PinnedImage, PinnedRevision, image_digests};
 pub use size::{
     CHECKPOINT_BYTES, ENDPOINTS_BYTES, LATENCY_GUARD_BYTES, OBJECTIVE_BYTES, ORIGINAL_ROUTES_BYTES,
     RELEASE_ANALYSIS_BYTES, SELECTOR_BYTES, STATUS_BYTES, serialized_bytes,
@@ -58,6 +60,10 @@ pub struct RolloutStatus {
     /// Routes as they were before the first change. They are restored when the Rollout is deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub original_routes: Vec<OriginalRoute>,
+    /// Digests that the tags of images had before the first pods of a revision, newest first. Its
+    /// pods run these digests. Defaults to none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_digests: Vec<PinnedRevision>,
     /// Conditions: Available, Progressing, Paused, Completed, Healthy, RouteReady, MetricsReady,
     /// Frozen, Feasible, RoutedPerRequest, InvalidSpec, Ready, Reconciling, Stalled.
     #[serde(skip_serializing_if = "Vec::is_empty")]

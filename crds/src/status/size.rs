@@ -55,7 +55,7 @@ pub fn serialized_bytes(value: &impl Serialize) -> usize {
 
 impl RolloutStatus {
     /// Shortens messages until the status has at most [`STATUS_BYTES`] without its plan, the
-    /// analysis, the policies and the checkpoint of the release, which have their own bounds. All lists of the
+    /// analysis, the policies, the checkpoint and the digests of images, which have their own bounds. All lists of the
     /// status have a maximum length.
     pub fn limit_size(&mut self) {
         let is_large = |status: &Self| {
@@ -69,6 +69,8 @@ impl RolloutStatus {
             let of_policies = policies.saturating_add(guardrails);
             let own_bounds = plan.saturating_add(analysis).saturating_add(fixed);
             let own_bounds = own_bounds.saturating_add(of_policies);
+            let digests = serialized_bytes(&status.image_digests);
+            let own_bounds = own_bounds.saturating_add(digests);
             serialized_bytes(status).saturating_sub(own_bounds) > STATUS_BYTES
         };
         for bytes in MESSAGE_LENGTHS {

@@ -147,7 +147,7 @@ fn the_plan_rejects_what_a_validation_rule_rejects() {
 
 #[test]
 fn the_full_examples_contain_every_field() {
-    let files = ["canary-full.yaml", "blue-green.yaml"];
+    let files = ["canary-full.yaml", "blue-green.yaml", "gates.yaml"];
     let texts = files.map(|file| fs::read_to_string(examples().join(file)).unwrap());
     let text = texts.concat();
     let schema = admission::schema_of("Rollout");

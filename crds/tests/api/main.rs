@@ -5,6 +5,8 @@ mod admission;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod guardrails;
+#[cfg(test)]
 mod repeated_fields;
 #[cfg(test)]
 mod schema;

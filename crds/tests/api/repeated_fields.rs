@@ -88,13 +88,21 @@ fn every_field_of_a_rollout_has_a_default_or_belongs_to_one_rollout() {
         (&["strategy"][..], &[][..]),
         (
             &["strategy", "canary"],
-            &["antiAffinity", "canaryService", "stableService"],
+            &[
+                "antiAffinity",
+                "canaryMetadata",
+                "canaryService",
+                "stableMetadata",
+                "stableService",
+            ],
         ),
         (
             &["strategy", "blueGreen"],
             &[
+                "activeMetadata",
                 "activeService",
                 "antiAffinity",
+                "previewMetadata",
                 "previewReplicaCount",
                 "previewService",
             ],
@@ -131,13 +139,14 @@ fn definitions_have_the_names_bounds_and_docs_of_the_fields_of_a_rollout() {
             "objectives",
             &["analysis", "objectives", "[]"],
             &["extends", "name", "parameters"][..],
-            &["analysisTemplate", "ref"][..],
+            &["analysisTemplate", "calibration", "ref"][..],
         ),
         (
             "checks",
             &["analysis", "checks", "[]"],
             &["extends", "name", "parameters"],
-            &["analysisTemplate", "ref"],
+            // Requests and Jobs belong to one Rollout.
+            &["analysisTemplate", "http", "job", "ref"],
         ),
         (
             "indicators",
@@ -145,6 +154,7 @@ fn definitions_have_the_names_bounds_and_docs_of_the_fields_of_a_rollout() {
             &["extends", "name", "parameters"],
             &[
                 "analysisTemplate",
+                "calibration",
                 "indicatorRef",
                 "objective",
                 "ref",

@@ -8,7 +8,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serin_core::command::{CommandOutcome, CommandResult};
+use serin_core::gate::{Gate, GateCondition, GateExpiry, ObjectGate, ObjectScope};
 use serin_core::hold::{Hold, HoldCode};
+use serin_core::managed_route::{
+    HeaderMatch, ManagedAction, ManagedRoute, RequestMatch, StringMatch,
+};
 use serin_core::observation::{
     HypotheticalDecision, HypotheticalResult, Observation, ObservedRelease,
 };
@@ -69,6 +73,36 @@ fn scale() -> impl Strategy<Value = CanaryScale> {
     ]
 }
 
+fn gate() -> impl Strategy<Value = Gate> {
+    let scope = prop_oneof![
+        Just(ObjectScope::OwnNamespace),
+        Just(ObjectScope::Cluster),
+        text().prop_map(ObjectScope::Namespace),
+    ];
+    let object = (text(), text(), text(), scope, text());
+    let object = object.prop_map(
+        |(api_version, resource, name, scope, condition)| ObjectGate {
+            api_version,
+            resource,
+            name,
+            scope,
+            condition,
+        },
+    );
+    let waits_for = prop_oneof![
+        Just(GateCondition::Approval),
+        object.prop_map(GateCondition::Object)
+    ];
+    let on_expiry = prop_oneof![Just(GateExpiry::Abort), Just(GateExpiry::Hold)];
+    (waits_for, option::of(duration()), on_expiry).prop_map(
+        |(waits_for, expire_after, on_expiry)| Gate {
+            waits_for,
+            expire_after,
+            on_expiry,
+        },
+    )
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         weight().prop_map(Step::SetWeight),
@@ -76,7 +110,39 @@ fn step() -> impl Strategy<Value = Step> {
         scale().prop_map(Step::SetCanaryScale),
         option::of(duration()).prop_map(Step::Analysis),
         requirements().prop_map(Step::Require),
+        gate().prop_map(Step::Gate),
+        managed_route().prop_map(Step::SetManagedRoute),
     ]
+}
+
+fn managed_route() -> impl Strategy<Value = ManagedRoute> {
+    let value = || {
+        prop_oneof![
+            text().prop_map(StringMatch::Exact),
+            text().prop_map(StringMatch::Prefix),
+            text().prop_map(StringMatch::Regex),
+        ]
+    };
+    let header = (text(), value()).prop_map(|(name, value)| HeaderMatch { name, value });
+    let request = (option::of(text()), option::of(value()), vec(header, 0..3)).prop_map(
+        |(method, path, headers)| RequestMatch {
+            method,
+            path,
+            headers,
+        },
+    );
+    let action = option::of(any::<u32>()).prop_map(|percent| match percent {
+        None => ManagedAction::ToCanary,
+        Some(percent) => ManagedAction::Mirror { percent },
+    });
+    (any::<u32>(), text(), action, vec(request, 0..3)).prop_map(
+        |(precedence, name, action, matches)| ManagedRoute {
+            precedence,
+            name,
+            action,
+            matches,
+        },
+    )
 }
 
 fn pace() -> impl Strategy<Value = Pace> {
@@ -140,13 +206,13 @@ prop_compose! {
         progress_deadline_abort in any::<bool>(),
         revision_history_limit in 0..1_000_usize,
         rollback_window in 0..1_000_usize,
-        paused in any::<bool>(),
+        (paused, restart_at) in (any::<bool>(), option::of(time())),
         exposure in exposure(),
         canary in canary(),
         is_blue_green in any::<bool>(),
     ) -> Plan {
         let strategy = if is_blue_green { Rollout::BlueGreen(canary) } else { Rollout::Canary(canary) };
-        Plan { replicas, progress_deadline, progress_deadline_abort, revision_history_limit, rollback_window, paused, workload: Workload::Owned, exposure,
+        Plan { replicas, progress_deadline, progress_deadline_abort, revision_history_limit, rollback_window, paused, restart_at, workload: Workload::Owned, exposure,
             strategy }
     }
 }
@@ -251,16 +317,20 @@ fn analysis() -> impl Strategy<Value = Analysis> {
         duration(),
         duration(),
         names(),
+        names(),
         option::of(bake),
         baseline_pods,
     )
         .prop_map(
-            |(max_duration, warm_up, checks, bake, baseline_pods)| Analysis {
-                max_duration,
-                warm_up,
-                checks,
-                bake,
-                baseline_pods,
+            |(max_duration, warm_up, checks, checks_before_traffic, bake, baseline_pods)| {
+                Analysis {
+                    max_duration,
+                    warm_up,
+                    checks,
+                    checks_before_traffic,
+                    bake,
+                    baseline_pods,
+                }
             },
         )
 }
@@ -365,7 +435,8 @@ prop_compose! {
         stage in prop::sample::select(vec![Stage::FirstDeploy, Stage::Progressing, Stage::Promoting, Stage::Aborted, Stage::Stable]),
         (stable_revision, current_revision) in (option::of(revision()), option::of(revision())),
         plan in option::of((text(), plan()).prop_map(|(hash, spec)| ActivePlan { hash, spec })).boxed(),
-        (stage_since, restarting, bake) in (option::of(time()), any::<bool>(), option::of(bake())),
+        (stage_since, restarting, restarted_at, bake) in
+            (option::of(time()), any::<bool>(), option::of(time()), option::of(bake())),
         (release_started_at, progress) in (option::of(time()), option::of(progress())).boxed(),
         (growing_since, replicas_scaled, replicas_kept, baseline_since) in
             (option::of(time()), any::<bool>(), option::of(replicas_kept()), option::of(time())).boxed(),
@@ -384,7 +455,7 @@ prop_compose! {
     ) -> State {
         State {
             schema_version: SCHEMA_VERSION, holds, observed_generation, phase, message, stable_revision, current_revision, plan, release_analysis, release_policies, release_guardrails, stage, stage_since, release_started_at, progress,
-            growing_since, replicas_scaled, replicas_kept, step, restarting, weights, pause, abort, bake, baseline_since, freeze_override, draining, workload, observation, commands, history,
+            growing_since, replicas_scaled, replicas_kept, step, restarting, restarted_at, weights, pause, abort, bake, baseline_since, freeze_override, draining, workload, observation, commands, history,
             ..State::default()
         }
     }

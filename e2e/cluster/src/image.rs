@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::host::{command, run};
 use crate::instance::hex;
 
 /// The user id of the image: not root, as the restricted pod security standard requires.
@@ -24,7 +25,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// An image of one static program.
+/// An image of one program.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Name and tag as in pod specs, for example `sample:v1`.
@@ -33,14 +34,28 @@ pub struct Image {
     pub binaries: Vec<ImageBinary>,
 }
 
-/// A program of an image. It must not depend on libraries or files, and becomes `/<file name>`, the
-/// entry point.
+/// A program of an image. It must not depend on other files than its libraries, and becomes
+/// `/<file name>`, the entry point.
 #[derive(Clone, Debug)]
 pub struct ImageBinary {
     /// Architecture as OCI calls it: `amd64` or `arm64`.
     pub architecture: &'static str,
     /// The file.
     pub path: PathBuf,
+    /// The libraries that the program loads. Each has the same absolute path in the image. Empty for
+    /// a static program.
+    pub libraries: Vec<PathBuf>,
+}
+
+/// The files of an image.
+#[derive(Clone, Debug)]
+pub struct ImageContent {
+    /// Digest of the image: of its manifest, or of the index of several architectures.
+    pub digest: String,
+    /// Media type of the image.
+    pub media_type: String,
+    /// All files, also the manifests, by their digests.
+    pub blobs: BTreeMap<String, Vec<u8>>,
 }
 
 impl Image {
@@ -56,8 +71,26 @@ impl Image {
             binaries: vec![ImageBinary {
                 architecture,
                 path: binary,
+                libraries: Vec::new(),
             }],
         }
+    }
+
+    /// Like [`Image::local`], with the libraries of this machine that the program loads.
+    ///
+    /// # Errors
+    /// If `ldd` fails, or if a library is missing on this machine.
+    pub async fn local_with_libraries(
+        reference: impl Into<String>,
+        binary: PathBuf,
+    ) -> Result<Self> {
+        let list = run(command("ldd").arg(&binary)).await?;
+        let libraries = parse_libraries(&list)?;
+        let mut image = Self::local(reference, binary);
+        for program in &mut image.binaries {
+            program.libraries.clone_from(&libraries);
+        }
+        Ok(image)
     }
 
     /// Writes the archive. Returns the digest of the image, for example `sha256:0123...`. With
@@ -66,20 +99,7 @@ impl Image {
     /// # Errors
     /// If a binary cannot be read, if there is none, or if `archive` cannot be written.
     pub fn write(&self, archive: &Path) -> Result<String> {
-        ensure!(!self.binaries.is_empty(), "an image needs a binary");
-        let mut layout = Layout::default();
-        let manifests = self
-            .binaries
-            .iter()
-            .map(|binary| layout.add_program(binary))
-            .collect::<Result<Vec<_>>>()?;
-        let mut image = match <[Value; 1]>::try_from(manifests) {
-            Ok([manifest]) => manifest,
-            Err(manifests) => layout.add_json(
-                INDEX,
-                &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}),
-            ),
-        };
+        let (mut image, layout) = self.layout()?;
         // containerd takes the name from its own annotation, other tools from that of OCI.
         image["annotations"] = json!({
             "io.containerd.image.name": full_name(&self.reference),
@@ -88,6 +108,43 @@ impl Image {
         layout.write(&image, archive)?;
         let digest = image["digest"].as_str().unwrap_or_default();
         Ok(digest.to_owned())
+    }
+
+    /// The files of the image, to be pushed to a registry.
+    ///
+    /// # Errors
+    /// If a binary cannot be read, or if there is none.
+    pub fn content(&self) -> Result<ImageContent> {
+        let (image, layout) = self.layout()?;
+        let text = |field: &str| image[field].as_str().unwrap_or_default().to_owned();
+        let blobs = layout.blobs.into_iter().map(|(path, content)| {
+            let hex = path.rsplit('/').next().unwrap_or_default();
+            (format!("sha256:{hex}"), content)
+        });
+        Ok(ImageContent {
+            digest: text("digest"),
+            media_type: text("mediaType"),
+            blobs: blobs.collect(),
+        })
+    }
+
+    /// The descriptor of the image, and its files.
+    fn layout(&self) -> Result<(Value, Layout)> {
+        ensure!(!self.binaries.is_empty(), "an image needs a binary");
+        let mut layout = Layout::default();
+        let manifests = self
+            .binaries
+            .iter()
+            .map(|binary| layout.add_program(binary))
+            .collect::<Result<Vec<_>>>()?;
+        let image = match <[Value; 1]>::try_from(manifests) {
+            Ok([manifest]) => manifest,
+            Err(manifests) => layout.add_json(
+                INDEX,
+                &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}),
+            ),
+        };
+        Ok((image, layout))
     }
 }
 
@@ -110,6 +167,12 @@ impl Layout {
             .with_context(|| format!("cannot read {}", binary.path.display()))?;
         let mut layer = tar::Builder::new(Vec::new());
         append_file(&mut layer, name, 0o755, &content)?;
+        for library in &binary.libraries {
+            let content = std::fs::read(library)
+                .with_context(|| format!("cannot read {}", library.display()))?;
+            let path = library.to_string_lossy();
+            append_file(&mut layer, path.trim_start_matches('/'), 0o755, &content)?;
+        }
         let layer = self.add(LAYER, layer.into_inner()?);
         let config = json!({
             "architecture": binary.architecture,
@@ -117,6 +180,8 @@ impl Layout {
             "created": "1970-01-01T00:00:00Z",
             "config": {
                 "Entrypoint": [format!("/{name}")],
+                // A pod may name the program without its path.
+                "Env": ["PATH=/"],
                 "User": format!("{USER_ID}:{USER_ID}"),
                 "WorkingDir": "/",
             },
@@ -168,6 +233,23 @@ impl Layout {
         out.into_inner()?.flush()?;
         Ok(())
     }
+}
+
+/// The paths of the libraries in the output of `ldd`.
+fn parse_libraries(list: &str) -> Result<Vec<PathBuf>> {
+    let mut libraries = Vec::new();
+    for line in list.lines() {
+        ensure!(
+            !line.contains("not found"),
+            "a library is missing: {}",
+            line.trim()
+        );
+        // `name => path (address)`, or `path (address)` for the loader. The kernel's own library has
+        // no path.
+        let path = line.split_whitespace().find(|word| word.starts_with('/'));
+        libraries.extend(path.map(PathBuf::from));
+    }
+    Ok(libraries)
 }
 
 /// The SHA-256 digest in hexadecimal digits.
@@ -276,7 +358,11 @@ mod tests {
             let path = folder.path().join(architecture).join("sample");
             std::fs::create_dir(path.parent().unwrap()).unwrap();
             std::fs::write(&path, architecture).unwrap();
-            ImageBinary { architecture, path }
+            ImageBinary {
+                architecture,
+                path,
+                libraries: Vec::new(),
+            }
         });
         let image = Image {
             reference: "sample:v1".into(),
@@ -297,6 +383,41 @@ mod tests {
             let layer = blob(&files, &manifest["layers"][0]);
             assert_eq!(entries(layer)["sample"], architecture.as_bytes());
         }
+    }
+
+    #[test]
+    fn libraries_have_the_same_path_in_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("lib/libexample.so.1");
+        std::fs::create_dir(library.parent().unwrap()).unwrap();
+        std::fs::write(&library, b"library").unwrap();
+        let binary = folder.path().join("sample");
+        std::fs::write(&binary, b"binary").unwrap();
+        let mut image = Image::local("sample:v1", binary);
+        image.binaries[0].libraries.push(library.clone());
+        let archive = folder.path().join("sample.tar");
+        image.write(&archive).unwrap();
+        let files = entries(&std::fs::read(archive).unwrap()[..]);
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let manifest = json_blob(&files, &index["manifests"][0]);
+        let layer = entries(blob(&files, &manifest["layers"][0]));
+        let path = library.strip_prefix("/").unwrap().to_str().unwrap();
+        assert_eq!(layer[path], b"library");
+    }
+
+    #[test]
+    fn libraries_are_parsed_and_a_missing_one_is_an_error() {
+        let list = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+            \tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f4a)\n\
+            \t/lib64/ld-linux-x86-64.so.2 (0x00007f4b)\n";
+        let libraries = parse_libraries(list).unwrap();
+        let expected = [
+            "/lib/x86_64-linux-gnu/libm.so.6",
+            "/lib64/ld-linux-x86-64.so.2",
+        ];
+        assert_eq!(libraries, expected.map(PathBuf::from));
+        let error = parse_libraries("\tlibz.so.1 => not found\n").unwrap_err();
+        assert!(error.to_string().contains("libz.so.1"), "{error}");
     }
 
     #[test]

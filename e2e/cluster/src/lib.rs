@@ -28,15 +28,19 @@ mod pki;
 mod prerequisites;
 mod progress;
 mod tools;
+mod wheel;
 
 pub use cluster::Cluster;
 pub use compile::build_static;
 pub use component::Component;
-pub use image::{Image, ImageBinary, append_file, sha256_hex};
+pub use image::{Image, ImageBinary, ImageContent, append_file, sha256_hex};
 pub use instance::{Cidr, Instance, Network, SLOTS};
 pub use kind::{KIND_CLUSTER, KindCluster};
 pub use objects::{GATEWAY, GATEWAY_NAMESPACE};
-pub use operations::{ComponentState, ComponentStatus};
-pub use pinned::{ProgramFiles, build_cluster_programs, build_programs, module_sources};
+pub use operations::{ApiCredentials, ComponentState, ComponentStatus};
+pub use pinned::{
+    ProgramFiles, build_cluster_programs, build_programs, install_wheel_program, module_sources,
+};
 pub use progress::Progress;
 pub use tools::GoModule;
+pub use wheel::WheelProgram;

@@ -11,9 +11,20 @@ use crate::cluster::{Cluster, HEALTHY_TIMEOUT};
 use crate::component::Component;
 use crate::config::{self, ports};
 use crate::host::{UnmetCondition, run, wait_until};
-use crate::image::Image;
+use crate::image::{Image, full_name};
 use crate::instance::{Instance, Network};
-use crate::objects;
+use crate::{objects, pki};
+
+/// Address and credentials of the API server.
+#[derive(Clone, Debug)]
+pub struct ApiCredentials {
+    /// Its URL.
+    pub server: String,
+    /// The administrator's token.
+    pub token: String,
+    /// The file of the certificate authority.
+    pub certificate_authority: PathBuf,
+}
 
 /// Status of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +84,28 @@ impl Cluster {
         .await
     }
 
+    /// Like [`Self::load_image`], and names the image also by its digest in its repository, as after a
+    /// pull: pods then report this digest. Returns it.
+    ///
+    /// # Errors
+    /// If the binary cannot be read, or if containerd rejects the image.
+    pub async fn load_image_with_digest(&self, image: &Image) -> Result<String> {
+        let archive = tempfile_name(&self.paths.images(), "digest");
+        let digest = image.write(&archive)?;
+        std::fs::remove_file(&archive)?;
+        self.load_image(image).await?;
+        let name = full_name(&image.reference);
+        let repository = name
+            .rsplit_once(':')
+            .map_or(name.as_str(), |(repository, _)| repository);
+        let by_digest = format!("{repository}@{digest}");
+        let mut tag = self.node.inside("ctr");
+        tag.args(["--namespace", "k8s.io", "images", "tag", "--force"])
+            .args([&name, &by_digest]);
+        run(&mut tag).await?;
+        Ok(digest)
+    }
+
     /// The instance: the checkout and its id.
     pub fn instance(&self) -> &Instance {
         &self.instance
@@ -86,6 +119,19 @@ impl Cluster {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.paths.kubeconfig()
+    }
+
+    /// What another program of this host connects to the API server with, as the administrator.
+    ///
+    /// # Errors
+    /// If the files of the cluster cannot be read.
+    pub fn credentials(&self) -> Result<ApiCredentials> {
+        let token = self.paths.config(&format!("{}.token", pki::ADMIN));
+        Ok(ApiCredentials {
+            server: config::api_server(self.network),
+            token: std::fs::read_to_string(token)?,
+            certificate_authority: self.paths.config("ca.pem"),
+        })
     }
 
     /// The log of a component.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::host::run;
 use crate::progress::Progress;
 use crate::tools::{GO_MODULES, GoModule, Tools};
+use crate::wheel::WheelProgram;
 
 /// Files of programs by name.
 pub type ProgramFiles = BTreeMap<&'static str, PathBuf>;
@@ -37,6 +38,26 @@ pub async fn build_programs(
 ) -> Result<ProgramFiles> {
     let tools = Tools::with_sources(sources.to_owned())?;
     build(&tools, modules, None, progress).await
+}
+
+/// Installs a program from the wheel that the `requirements.txt` in the folder of its name in
+/// `sources` pins. Returns its file.
+///
+/// # Errors
+/// If pip is missing, or if the wheel cannot be installed.
+pub async fn install_wheel_program(
+    sources: &Path,
+    program: &WheelProgram,
+    progress: Progress,
+) -> Result<PathBuf> {
+    let tools = Tools::with_sources(sources.to_owned())?;
+    let (_, folder) = tools.wheel_cache_entry(program)?;
+    if !folder.is_dir() {
+        std::fs::create_dir_all(tools.cache())?;
+        let _lock = tools.lock(progress).await?;
+        tools.install_wheel(program, &folder, progress).await?;
+    }
+    Ok(folder.join(program.name))
 }
 
 /// The folder of the sources of a Go module, downloaded if necessary. `pins` is the folder with the

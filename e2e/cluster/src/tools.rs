@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::host::{command, last_lines, run};
 use crate::instance::hex;
 use crate::progress::{Progress, Step};
+use crate::wheel::TRAEFIK;
 
 /// The image of pod sandboxes.
 pub(crate) const PAUSE_IMAGE: &str = "serin.local/pause:1";
@@ -86,7 +87,7 @@ const GATEWAY_API: &str = "sigs.k8s.io/gateway-api";
 /// The cache of all programs of a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
-    sources: PathBuf,
+    pub(crate) sources: PathBuf,
     cache: PathBuf,
 }
 
@@ -133,7 +134,7 @@ impl Tools {
         }
         self.copy_crds(&programs.folder("gateway-api"), progress)
             .await?;
-        self.install_traefik(&programs.folder("traefik"), progress)
+        self.install_wheel(&TRAEFIK, &programs.folder("traefik"), progress)
             .await?;
         self.compile_pause(&programs.folder("pause"), progress)
             .await?;
@@ -151,7 +152,7 @@ impl Tools {
             folders.push(self.go_cache_entry(module)?);
         }
         folders.push(self.cache_entry("gateway-api", &["go.mod", "go.sum"], "")?);
-        folders.push(self.cache_entry("traefik", &["requirements.txt"], "")?);
+        folders.push(self.wheel_cache_entry(&TRAEFIK)?);
         folders.push(self.cache_entry("pause", &["pause.rs"], "")?);
         Ok(Programs { folders })
     }
@@ -163,7 +164,7 @@ impl Tools {
     }
 
     /// The folder of a set: its name and a digest of its pinned versions.
-    fn cache_entry(
+    pub(crate) fn cache_entry(
         &self,
         name: &'static str,
         pins: &[&str],
@@ -264,33 +265,6 @@ impl Tools {
                 std::fs::write(partial.join(name), std::fs::read(&file)?)?;
             }
         }
-        std::fs::rename(&partial, folder)?;
-        step.done();
-        Ok(())
-    }
-
-    async fn install_traefik(&self, folder: &Path, progress: Progress) -> Result<()> {
-        if folder.is_dir() {
-            return Ok(());
-        }
-        let step = progress.step("Fetching Traefik 3.7.15");
-        let partial = fresh_folder(folder)?;
-        let mut pip = command("python3");
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-        ])
-        .args(["--require-hashes", "--only-binary", ":all:", "--target"])
-        .arg(partial.join("package"))
-        .arg("--requirement")
-        .arg(self.sources.join("traefik/requirements.txt"));
-        run(&mut pip).await?;
-        std::fs::rename(partial.join("package/bin/traefik"), partial.join("traefik"))?;
-        std::fs::remove_dir_all(partial.join("package"))?;
         std::fs::rename(&partial, folder)?;
         step.done();
         Ok(())
@@ -397,7 +371,7 @@ fn require_go() -> Result<()> {
 }
 
 /// Creates an empty folder next to `folder`, to be renamed to it.
-fn fresh_folder(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn fresh_folder(folder: &Path) -> Result<PathBuf> {
     let partial = folder.with_extension("partial");
     if partial.exists() {
         std::fs::remove_dir_all(&partial)?;

@@ -116,6 +116,7 @@ impl Client {
                 concat!("serin-load/", env!("CARGO_PKG_VERSION")),
             )
             .body(Empty::new())?;
+        request.headers_mut().extend(self.target.headers.clone());
         if fresh {
             // The server closes first and keeps the TIME_WAIT state, so that the client does not
             // run out of ports.

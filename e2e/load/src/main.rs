@@ -69,6 +69,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let options = LoadOptions {
         url: arguments.url,
         host: arguments.host,
+        headers: Vec::new(),
         rate_per_second: arguments.rate,
         duration: Some(arguments.duration),
         timeout: arguments.timeout,

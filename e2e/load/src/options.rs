@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Uri, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, uri::Scheme};
 
 /// The limits of every load.
 pub mod limits {
@@ -34,6 +34,8 @@ pub struct LoadOptions {
     pub url: String,
     /// The `Host` header. Defaults to the host of the URL.
     pub host: Option<String>,
+    /// Further headers of every request, by name. Defaults to none.
+    pub headers: Vec<(String, String)>,
     /// Requests per second, from 1 to [`limits::RATE_PER_SECOND`].
     pub rate_per_second: u32,
     /// Duration, at most [`limits::DURATION`]. If `None`, the load runs until it is stopped or
@@ -56,6 +58,7 @@ impl LoadOptions {
         Self {
             url: url.into(),
             host: None,
+            headers: Vec::new(),
             rate_per_second: 100,
             duration: None,
             timeout: Duration::from_secs(2),
@@ -97,6 +100,12 @@ pub enum StartError {
     Host {
         /// The given value.
         host: String,
+    },
+    /// A header cannot be sent.
+    #[error("{name:?} cannot be sent as a header with this value")]
+    Header {
+        /// Its name.
+        name: String,
     },
     /// A number is out of its range.
     #[error("{option} must be {range}, not {value}")]
@@ -157,6 +166,8 @@ pub(crate) struct LoadPlan {
 pub(crate) struct LoadTarget {
     pub(crate) uri: Uri,
     pub(crate) host: HeaderValue,
+    /// Further headers.
+    pub(crate) headers: HeaderMap,
 }
 
 impl LoadPlan {
@@ -195,7 +206,10 @@ impl LoadPlan {
         let fresh_per_10_000 = (options.fresh_connection_fraction * 10_000.0).round() as u32;
         Ok(Self {
             url: options.url.clone(),
-            target: LoadTarget::resolve(&options.url, options.host.as_deref())?,
+            target: LoadTarget {
+                headers: parse_headers(&options.headers)?,
+                ..LoadTarget::resolve(&options.url, options.host.as_deref())?
+            },
             rate: RequestRate::per_second(options.rate_per_second)?,
             duration,
             timeout: options.timeout,
@@ -247,8 +261,23 @@ impl LoadTarget {
                 .ok_or_else(|| StartError::Host {
                     host: host.to_owned(),
                 })?,
+            headers: HeaderMap::new(),
         })
     }
+}
+
+fn parse_headers(headers: &[(String, String)]) -> Result<HeaderMap, StartError> {
+    let parse = |(name, value): &(String, String)| {
+        let parsed = (
+            name.parse::<HeaderName>().ok(),
+            HeaderValue::from_str(value).ok(),
+        );
+        match parsed {
+            (Some(name), Some(value)) => Ok((name, value)),
+            _ => Err(StartError::Header { name: name.clone() }),
+        }
+    };
+    headers.iter().map(parse).collect()
 }
 
 /// Resolves a host, checks all of its addresses, and returns one of them.

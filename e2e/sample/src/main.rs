@@ -22,6 +22,7 @@
 //! | `CRASH_AFTER_REQUESTS` | (never) | exit with code 1 instead of a response after this many requests |
 //! | `CRASH_AFTER_MS` | (never) | time after the start at which the process exits with code 1 |
 //! | `DRAIN_MS` | `2000` | time to keep accepting requests after SIGTERM |
+//! | `SMOKE_TEST` | (serves) | host and port of a service: request it once, and exit with 0 if it answers with status 200 |
 //!
 //! A request with the header `x-broken` fails. Requests with the header `x-session` also count their
 //! session, once in each pod. `POST /fault?slow_percent=20&latency_ms=150` slows requests of this pod
@@ -37,6 +38,7 @@ mod metrics;
 mod pod_fault;
 mod service;
 mod sessions;
+mod smoke_test;
 
 use std::{
     io::{self, Write as _},
@@ -69,6 +71,15 @@ enum ExitReason {
 }
 
 fn main() -> ExitCode {
+    if let Ok(address) = std::env::var(smoke_test::VARIABLE) {
+        return match smoke_test::run(&address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                log_error(&problem);
+                ExitCode::FAILURE
+            }
+        };
+    }
     let config = match Config::from_environment(std::env::vars_os()) {
         Ok(config) => config,
         Err(problems) => {

@@ -41,6 +41,8 @@ pub struct ControllerOptions {
 pub struct ControllerScope {
     /// The namespace to watch. If `None`, it watches all namespaces.
     pub namespace: Option<String>,
+    /// The namespace to manage. It watches all namespaces and changes nothing in the others.
+    pub manages_only: Option<String>,
     /// If true, Ctrl-C does not reach the controller, and dropping it does not kill it.
     pub detached: bool,
     /// The program. If `None`, it is the controller of this checkout. The flags that every
@@ -87,6 +89,8 @@ impl Controller {
             // would refuse a flag.
             .env("SERIN_HEALTH_ADDRESS", &health_address)
             .env("SERIN_PROMETHEUS_ALLOWED_ADDRESS", &allowed_addresses)
+            .env("SERIN_REGISTRY_ALLOWED_ADDRESS", "http://127.0.0.1")
+            .env("SERIN_CHECK_ALLOWED_ADDRESS", &env.gateway_url)
             .args([
                 "--prometheus-address",
                 &env.prometheus_url,
@@ -107,6 +111,10 @@ impl Controller {
         }
         if let Some(namespace) = &scope.namespace {
             command.args(["--namespace", namespace]);
+        }
+        if let Some(namespace) = &scope.manages_only {
+            let selector = format!("kubernetes.io/metadata.name={namespace}");
+            command.args(["--namespace-selector", &selector]);
         }
         match &options.election {
             Some(namespace) => {

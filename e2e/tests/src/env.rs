@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::runtime::wait::{await_condition, conditions};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, Config};
 use serin_cluster::{Cluster, Image, Instance, Progress, build_static};
 use tokio::io::AsyncWriteExt as _;
+
+use crate::data_plane::{self, DataPlane};
+use crate::objects::apply_crds;
 
 /// The image of the sample service. It is loaded into the local cluster; another cluster must be
 /// able to pull it.
@@ -32,6 +34,8 @@ pub struct Env {
     pub prometheus_url: String,
     /// The base URL of the gateway.
     pub gateway_url: String,
+    /// The data plane that routes the requests.
+    pub data_plane: Arc<dyn DataPlane>,
     /// The local cluster. `None` for another cluster, in which faults cannot be injected.
     pub cluster: Option<Cluster>,
     /// The root of this checkout.
@@ -61,6 +65,27 @@ impl Env {
         (path != checkout.join(".local/cluster/kubeconfig")).then_some(path)
     }
 
+    /// Like [`Self::prepare`], with the data plane of this name, which must be stopped.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`], or if the data plane does not start in the local cluster.
+    pub async fn prepare_with_data_plane(
+        checkout: &Path,
+        name: &str,
+        progress: Progress,
+    ) -> Result<Self> {
+        let mut env = Self::prepare(checkout, progress).await?;
+        let cluster = env.cluster.as_ref();
+        let cluster = cluster.context("data planes are started in the local cluster only")?;
+        let data_plane = data_plane::start(name, cluster, &env.client, checkout).await?;
+        data_plane.gateway_url().clone_into(&mut env.gateway_url);
+        if let Some(url) = data_plane.prometheus_url() {
+            url.clone_into(&mut env.prometheus_url);
+        }
+        env.data_plane = data_plane;
+        Ok(env)
+    }
+
     async fn local(checkout: &Path, progress: Progress) -> Result<Self> {
         let cluster = Cluster::up(Instance::containing(checkout)?, progress).await?;
         let binary = build_static(checkout, "serin-sample", "serin-sample").await?;
@@ -72,6 +97,10 @@ impl Env {
             kubeconfig: cluster.kubeconfig(),
             prometheus_url: cluster.prometheus_url(),
             gateway_url: cluster.gateway_url(),
+            data_plane: data_plane::default_data_plane(
+                Some(cluster.clone()),
+                cluster.gateway_url(),
+            ),
             checkout: checkout.to_owned(),
             cluster: Some(cluster),
         })
@@ -82,13 +111,15 @@ impl Env {
             std::env::var(name)
                 .with_context(|| format!("KUBECONFIG is set: also set {name}, {what}"))
         };
+        let gateway_url = url("GATEWAY_URL", "the base URL of the gateway for this host")?;
         Ok(Self {
             client: client(&kubeconfig).await?,
+            data_plane: data_plane::default_data_plane(None, gateway_url.clone()),
             prometheus_url: url(
                 "PROMETHEUS_URL",
                 "the base URL of Prometheus for this host and for pods",
             )?,
-            gateway_url: url("GATEWAY_URL", "the base URL of the gateway for this host")?,
+            gateway_url,
             cluster: None,
             checkout: checkout.to_owned(),
             kubeconfig,
@@ -112,25 +143,7 @@ impl Env {
 
     /// Applies the committed CustomResourceDefinitions and waits until they are served.
     async fn apply_crds(&self) -> Result<()> {
-        let api = Api::<CustomResourceDefinition>::all(self.client.clone());
-        for entry in std::fs::read_dir(self.checkout.join("crds/yaml"))? {
-            let path = entry?.path();
-            let text = std::fs::read_to_string(&path)?;
-            let crd: CustomResourceDefinition = serde_saphyr::from_str(&text)
-                .with_context(|| format!("{} is not a CRD", path.display()))?;
-            let name = crd.name_any();
-            api.patch(
-                &name,
-                &PatchParams::apply("serin-e2e").force(),
-                &Patch::Apply(&crd),
-            )
-            .await?;
-            let established = await_condition(api.clone(), &name, conditions::is_crd_established());
-            tokio::time::timeout(std::time::Duration::from_secs(30), established)
-                .await
-                .with_context(|| format!("{name} is not served after 30 s"))??;
-        }
-        Ok(())
+        apply_crds(&self.client, &self.checkout.join("crds/yaml")).await
     }
 
     /// Applies the admission policy for commands, rendered from the chart.
@@ -293,4 +306,13 @@ pub fn count_from_env(variable: &str, default: u32) -> u32 {
     value
         .and_then(|value| value.parse().ok())
         .unwrap_or(default)
+}
+
+/// The load of a case: `shared` if other cases run at the same time, and 300 requests per second if the
+/// case runs alone, on the data plane that [`data_plane::VARIABLE`] names.
+pub fn requests_per_second(shared: u32) -> u32 {
+    match std::env::var_os(data_plane::VARIABLE) {
+        Some(_) => 300,
+        None => shared,
+    }
 }

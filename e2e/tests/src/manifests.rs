@@ -65,13 +65,16 @@ impl Default for RolloutOptions {
     }
 }
 
+/// The indicator of the gateway of the local cluster.
+pub const INDICATOR: &str = "traefik";
+
 /// One objective of 99.9 % on gateway metrics that are scraped every second.
 pub fn analysis() -> Value {
     json!({
         "prometheus": {"scrapeInterval": "1s"},
         // The sample service needs almost no warm-up.
         "warmUp": "5s",
-        "objectives": [{"name": "availability", "objective": 99.9, "indicator": "traefik"}],
+        "objectives": [{"name": "availability", "objective": 99.9, "indicator": INDICATOR}],
     })
 }
 

@@ -4,14 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kube::Api;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use serin_cluster::{GoModule, Image, Progress, build_programs};
 use serin_crds::api_status;
 
 use crate::env::Env;
+use crate::objects::{api, apply};
 
 const MODULE: GoModule = GoModule {
     name: "metrics-server",
@@ -43,12 +42,7 @@ pub async fn install(env: &Env) -> Result<()> {
         .load_image(&Image::local(IMAGE, binary.clone()))
         .await?;
     for object in objects() {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let params = PatchParams::apply("serin-e2e").force();
-        api(env, &object)
-            .patch(name, &params, &Patch::Apply(&object))
-            .await
-            .with_context(|| format!("cannot apply {} {name}", object["kind"]))?;
+        apply(&env.client, &object).await?;
     }
     Ok(())
 }
@@ -60,7 +54,7 @@ pub async fn install(env: &Env) -> Result<()> {
 pub async fn remove(env: &Env) -> Result<()> {
     for object in objects().into_iter().rev() {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        match api(env, &object)
+        match api(&env.client, &object)
             .delete(name, &DeleteParams::background())
             .await
         {
@@ -74,18 +68,6 @@ pub async fn remove(env: &Env) -> Result<()> {
         Ok(groups.iter().all(|group| group.name != "metrics.k8s.io"))
     })
     .await
-}
-
-fn api(env: &Env, object: &Value) -> Api<DynamicObject> {
-    let text = |key: &str| object[key].as_str().unwrap_or_default();
-    let (group, version) = text("apiVersion")
-        .split_once('/')
-        .unwrap_or(("", text("apiVersion")));
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, text("kind")));
-    match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => Api::namespaced_with(env.client.clone(), namespace, &resource),
-        None => Api::all_with(env.client.clone(), &resource),
-    }
 }
 
 /// The objects, in the order of their creation.

@@ -1,21 +1,22 @@
 //! A second Prometheus with its own configuration, as a process of this host.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use serin_cluster::Component;
+use serin_cluster::{Cluster, Component};
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
 
 use crate::env::Env;
 use crate::shop::eventually;
 
 /// A running Prometheus. On drop it is killed and its data is removed.
 pub struct Prometheus {
-    _child: Child,
+    child: Mutex<Child>,
     folder: PathBuf,
     /// Its base URL.
     pub url: String,
@@ -36,8 +37,26 @@ impl Prometheus {
             .cluster
             .as_ref()
             .context("a second Prometheus needs the programs of the local cluster")?;
-        let folder = env
-            .checkout
+        let job = json!({
+            "job_name": "traefik",
+            "static_configs": [{"targets": [cluster.traefik_metrics_address()]}],
+            "relabel_configs": relabeling,
+        });
+        Self::start(cluster, &env.checkout, name, scrape_interval, vec![job]).await
+    }
+
+    /// Starts a Prometheus with these jobs, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it is not ready after a minute.
+    pub async fn start(
+        cluster: &Cluster,
+        checkout: &Path,
+        name: &str,
+        scrape_interval: &str,
+        jobs: Vec<Value>,
+    ) -> Result<Self> {
+        let folder = checkout
             .join(".local/e2e")
             .join(format!("prometheus-{name}"));
         if folder.exists() {
@@ -46,11 +65,7 @@ impl Prometheus {
         std::fs::create_dir_all(&folder)?;
         let configuration = json!({
             "global": {"scrape_interval": scrape_interval, "scrape_timeout": "1s"},
-            "scrape_configs": [{
-                "job_name": "traefik",
-                "static_configs": [{"targets": [cluster.traefik_metrics_address()]}],
-                "relabel_configs": relabeling,
-            }],
+            "scrape_configs": jobs,
         });
         let file = folder.join("prometheus.json");
         std::fs::write(&file, format!("{configuration:#}"))?;
@@ -71,7 +86,7 @@ impl Prometheus {
             .kill_on_drop(true)
             .spawn()?;
         let prometheus = Self {
-            _child: child,
+            child: Mutex::new(child),
             folder,
             url: format!("http://127.0.0.1:{port}"),
         };
@@ -83,6 +98,14 @@ impl Prometheus {
         )
         .await?;
         Ok(prometheus)
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// If it has already ended.
+    pub async fn stop(&self) -> Result<()> {
+        Ok(self.child.lock().await.kill().await?)
     }
 }
 

@@ -65,6 +65,29 @@ pub fn ensure_share_at_most_in_windows(
     Ok(())
 }
 
+/// Checks that a version answered `share` of the requests in a time span, within sampling noise.
+/// Returns the number of its requests and of all requests.
+///
+/// # Errors
+/// If it answered more or fewer.
+pub fn ensure_share_between(
+    report: &LoadReport,
+    span: impl RangeBounds<Duration>,
+    version: &str,
+    share: f64,
+) -> Result<(u64, u64)> {
+    let (of_version, all) = count_responses(report, span, version);
+    let most = max_responses(all, share);
+    // The rest of the requests has the rest of the share.
+    let least = all.saturating_sub(max_responses(all, 1.0 - share));
+    ensure!(
+        (least..=most).contains(&of_version),
+        "{version} answered {of_version} of {all} requests; with a share of {share} it is {least} to \
+         {most}"
+    );
+    Ok((of_version, all))
+}
+
 /// The expected number plus five standard deviations, plus two requests for the rounding of the
 /// round robin of the gateway.
 fn max_responses(all: u64, share: f64) -> u64 {

@@ -13,8 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serin_cluster::Progress;
-use serin_e2e::cases::{ALL, Isolation, TestCase};
+use serin_e2e::cases::{ALL, Isolation, ON_EVERY_DATA_PLANE, TestCase};
 use serin_e2e::controller::{Controller, ControllerOptions, SHARED_PORT};
+use serin_e2e::data_plane;
 use serin_e2e::env::Env;
 use serin_e2e::{case_log, note};
 
@@ -42,6 +43,8 @@ fn timeout() -> Duration {
 /// Cases mostly wait for pods, pauses and scrapes, but their load would overload two cores if more
 /// of them ran.
 const PARALLEL_CASES: usize = 3;
+/// The same for cases with controllers of their own, which have more load.
+const PARALLEL_CASES_WITH_OWN_CONTROLLERS: usize = 2;
 
 fn main() -> Result<()> {
     let arguments = Arguments::from_args();
@@ -60,7 +63,15 @@ fn main() -> Result<()> {
     if arguments.list {
         libtest_mimic::run(&arguments, trials(&runtime, None, |_| true)).exit();
     }
-    let env = Arc::new(runtime.block_on(Env::prepare(&checkout, Progress::detect()))?);
+    // Only some of the cases run on another data plane, one after the other.
+    let data_plane = std::env::var(data_plane::VARIABLE).ok();
+    let env = Arc::new(runtime.block_on(prepare(&checkout, data_plane.as_deref()))?);
+    let shared_cases = if data_plane.is_some() {
+        1
+    } else {
+        PARALLEL_CASES
+    };
+    let is_run = |case: &TestCase| data_plane.is_none() || ON_EVERY_DATA_PLANE.contains(&case.name);
     let run = |isolation: Isolation, threads: usize| {
         let arguments = Arguments {
             test_threads: Some(threads),
@@ -68,7 +79,9 @@ fn main() -> Result<()> {
         };
         libtest_mimic::run(
             &arguments,
-            trials(&runtime, Some(&env), |of_case| of_case == isolation),
+            trials(&runtime, Some(&env), |case| {
+                case.isolation == isolation && is_run(case)
+            }),
         )
     };
 
@@ -81,24 +94,38 @@ fn main() -> Result<()> {
     runtime.block_on(controller.wait_until_ready())?;
     let shared = run(
         Isolation::Shared,
-        arguments.test_threads.unwrap_or(PARALLEL_CASES),
+        arguments.test_threads.unwrap_or(shared_cases),
     );
     let exclusive = run(Isolation::Exclusive, 1);
     runtime.block_on(controller.stop())?;
 
+    let own_controllers = run(
+        Isolation::OwnControllers,
+        arguments
+            .test_threads
+            .unwrap_or(PARALLEL_CASES_WITH_OWN_CONTROLLERS),
+    );
     let alone = run(Isolation::Alone, 1);
-    for conclusion in [shared, exclusive, alone] {
+    runtime.block_on(env.data_plane.stop())?;
+    for conclusion in [shared, exclusive, own_controllers, alone] {
         conclusion.exit_if_failed();
     }
     Ok(())
 }
 
+async fn prepare(checkout: &Path, data_plane: Option<&str>) -> Result<Env> {
+    match data_plane {
+        None => Env::prepare(checkout, Progress::detect()).await,
+        Some(name) => Env::prepare_with_data_plane(checkout, name, Progress::detect()).await,
+    }
+}
+
 fn trials(
     runtime: &Arc<tokio::runtime::Runtime>,
     env: Option<&Arc<Env>>,
-    is_selected: impl Fn(Isolation) -> bool,
+    is_selected: impl Fn(&TestCase) -> bool,
 ) -> Vec<Trial> {
-    let cases = ALL.iter().filter(|case| is_selected(case.isolation));
+    let cases = ALL.iter().filter(|case| is_selected(case));
     let trial = |case: &'static TestCase| {
         let (runtime, env) = (runtime.clone(), env.cloned());
         Trial::test(case.name, move || {

@@ -182,6 +182,10 @@ pub struct SimulateArgs {
     /// YAML file with the Rollout, or - for standard input
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub file: PathBuf,
+    /// File or folder with RolloutPolicies, AnalysisTemplates and Namespaces, in addition to those in
+    /// the file with the Rollout; repeatable
+    #[arg(long = "policy", value_name = "FILE")]
+    pub policies: Vec<PathBuf>,
     /// Requests per second of the whole service
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = requests_per_second)]
     pub rps: f64,
@@ -221,6 +225,10 @@ pub struct ReplayArgs {
     /// YAML file with the Rollout, or - for standard input
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// File or folder with RolloutPolicies, AnalysisTemplates and Namespaces [default: those of the
+    /// cluster, or of -f]; repeatable
+    #[arg(long = "policy", value_name = "FILE")]
+    pub policies: Vec<PathBuf>,
     /// Address of the Prometheus with the recorded metrics
     #[arg(long, value_name = "URL", value_parser = address)]
     pub prometheus: String,
@@ -296,6 +304,10 @@ pub struct PlaceboArgs {
         conflicts_with = "data"
     )]
     pub file: Option<PathBuf>,
+    /// File or folder with RolloutPolicies, AnalysisTemplates and Namespaces [default: those of the
+    /// cluster, or of -f]; repeatable
+    #[arg(long = "policy", value_name = "FILE", conflicts_with = "data")]
+    pub policies: Vec<PathBuf>,
     /// Address of the Prometheus with the recorded metrics
     #[arg(
         long,
@@ -309,8 +321,12 @@ pub struct PlaceboArgs {
     #[command(flatten)]
     pub access: PrometheusAccessArgs,
     /// Number of hours. The hour before them is read as well, as history
-    #[arg(long, value_name = "NUMBER", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=168), conflicts_with = "data")]
+    #[arg(long, value_name = "NUMBER", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=336), conflicts_with = "data")]
     pub hours: u32,
+    /// Percentage of the pods that are the canary together, such as the largest weight before the
+    /// promotion [default: one pod]
+    #[arg(long, value_name = "PERCENT", conflicts_with = "data", value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub weight: Option<u32>,
     /// End of the last hour: 2026-03-01T12:00:00Z, or -1h
     #[arg(
         long,
@@ -342,20 +358,6 @@ pub struct PlaceboArgs {
     /// Machine-readable output format
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Format>,
-}
-
-/// `evaluate`.
-#[derive(Args, Clone, Debug)]
-pub struct EvaluateArgs {
-    /// Configuration of the rule in YAML or JSON [default: that of the controller]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// At the end, draw the evidence over time on standard error
-    #[arg(long)]
-    pub chart: bool,
-    /// At the end, write the chart to a file.
-    #[command(flatten)]
-    pub svg: SvgArgs,
 }
 
 /// `requests`.

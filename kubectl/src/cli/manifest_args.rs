@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
-use super::args::Format;
+use super::args::{Format, SvgArgs};
 use crate::values::{ErrorRate, requests_per_second};
 
 /// `convert`.
@@ -41,6 +41,30 @@ pub struct ManifestConvertArgs {
     /// Output format of the objects, or of the report
     #[arg(short, long, value_name = "FORMAT", default_value = "yaml")]
     pub output: ConvertFormat,
+}
+
+/// `evaluate`.
+#[derive(Args, Clone, Debug)]
+pub struct EvaluateArgs {
+    /// Configuration of the rule in YAML or JSON [default: that of the controller]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub config: Option<PathBuf>,
+    /// YAML file with a Rollout whose objective configures the rule
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// File or folder with RolloutPolicies, AnalysisTemplates and Namespaces, in addition to those in
+    /// the file with the Rollout; repeatable
+    #[arg(long = "policy", value_name = "FILE", requires = "file")]
+    pub policies: Vec<PathBuf>,
+    /// The objective that configures the rule [default: the first]
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub objective: Option<String>,
+    /// At the end, draw the evidence over time on standard error
+    #[arg(long)]
+    pub chart: bool,
+    /// At the end, write the chart to a file.
+    #[command(flatten)]
+    pub svg: SvgArgs,
 }
 
 /// `effective`.

@@ -11,12 +11,12 @@ mod manifest_args;
 mod template_args;
 
 pub use args::{
-    ConvertArgs, EvaluateArgs, ExplainArgs, Format, HttpHeader, ListArgs, OverrideArgs,
-    PlaceboArgs, PrometheusAccessArgs, PromoteArgs, ReplayArgs, RequestArgs, RequestsTask,
-    SimulateArgs, StatusArgs, SvgArgs, VerdictArgs, header,
+    ConvertArgs, ExplainArgs, Format, HttpHeader, ListArgs, OverrideArgs, PlaceboArgs,
+    PrometheusAccessArgs, PromoteArgs, ReplayArgs, RequestArgs, RequestsTask, SimulateArgs,
+    StatusArgs, SvgArgs, VerdictArgs, header,
 };
 pub use manifest_args::{
-    AuditArgs, AuditFormat, ConvertFormat, EffectiveArgs, LintArgs, LintFormat,
+    AuditArgs, AuditFormat, ConvertFormat, EffectiveArgs, EvaluateArgs, LintArgs, LintFormat,
     ManifestConvertArgs, RolloutRate, TrafficArgs,
 };
 pub use template_args::{

@@ -5,6 +5,7 @@ mod policies;
 mod render;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -147,13 +148,9 @@ async fn of_cluster(
     args: &EffectiveArgs,
 ) -> Result<EffectiveReport, CliError> {
     let namespace = &connection.namespace;
-    let kind = |kind: &str, plural: &str| {
-        let kind = GroupVersionKind::gvk(GROUP, "v1alpha1", kind);
-        ApiResource::from_gvk_with_plural(&kind, plural)
-    };
-    let client = || connection.client.clone();
+    let kind = resource_of("Rollout", "rollouts");
     let rollouts: Api<DynamicObject> =
-        Api::namespaced_with(client(), namespace, &kind("Rollout", "rollouts"));
+        Api::namespaced_with(connection.client.clone(), namespace, &kind);
     let rollout = send(
         &format!("read Rollout {name} in namespace {namespace}"),
         rollouts.get(name),
@@ -161,15 +158,36 @@ async fn of_cluster(
     .await?;
     let rollout = serde_json::to_value(&rollout)
         .map_err(|error| CliError::new(Exit::Api, error.to_string()))?;
-    let mut policies = PolicySet::read(&args.policies)?;
+    let (policies, notes) = policies_of(connection, &args.policies).await?;
+    report(&rollout, &policies, notes, &format!("Rollout {name}"))
+}
+
+/// A kind of Serin.
+fn resource_of(kind: &str, plural: &str) -> ApiResource {
+    let kind = GroupVersionKind::gvk(GROUP, "v1alpha1", kind);
+    ApiResource::from_gvk_with_plural(&kind, plural)
+}
+
+/// The policies and templates of these files, or those of the cluster if there are no files. Also
+/// what could not be read.
+///
+/// # Errors
+/// A file cannot be read, or has no policy and no template.
+pub async fn policies_of(
+    connection: &Connection,
+    files: &[PathBuf],
+) -> Result<(PolicySet, Vec<String>), CliError> {
+    let Connection { client, namespace } = connection;
+    let client = || client.clone();
+    let mut policies = PolicySet::read(files)?;
     let mut notes = Vec::new();
     if policies.is_empty() {
         let of_cluster: Api<DynamicObject> =
-            Api::all_with(client(), &kind("RolloutPolicy", "rolloutpolicies"));
+            Api::all_with(client(), &resource_of("RolloutPolicy", "rolloutpolicies"));
         let of_namespace: Api<DynamicObject> = Api::namespaced_with(
             client(),
             namespace,
-            &kind("AnalysisTemplate", "analysistemplates"),
+            &resource_of("AnalysisTemplate", "analysistemplates"),
         );
         for (api, what) in [
             (of_cluster, "RolloutPolicies"),
@@ -197,7 +215,7 @@ async fn of_cluster(
              namespaces they select"
         )),
     }
-    report(&rollout, &policies, notes, &format!("Rollout {name}"))
+    Ok((policies, notes))
 }
 
 /// The report on one Rollout. `source` is the start of an error.

@@ -208,6 +208,7 @@ fn position(report: &Report) -> String {
         Some(share) if share.is_in_effect() => {
             format!("revision {revision} at {}", share.describe())
         }
+        Some(share) if report.is_blue_green => format!("revision {revision}, {}", share.describe()),
         Some(share) => format!("revision {revision}, canary {}", share.describe()),
         None => format!("revision {revision}"),
     }
@@ -306,9 +307,14 @@ fn diagnose_in_progress(
     }
     if !has_analysis {
         diagnosis.kind = DiagnosisKind::NotAnalyzed;
+        let next = if report.is_blue_green {
+            "Add an objective and bakeTime to spec.analysis to observe the new revision after the switch."
+        } else {
+            "Add an objective to spec.analysis to compare the canary with stable."
+        };
         return diagnosis
             .with_reason("The spec has no analysis. Only pod failures and commands decide about this release.")
-            .with_next_step("Add an objective to spec.analysis to compare the canary with stable.");
+            .with_next_step(next);
     }
     if report.waiting.as_ref().is_some_and(|waiting| waiting.pause) {
         let analysis =
@@ -348,11 +354,15 @@ fn abort_headline(report: &Report, abort: &AbortReport) -> (DiagnosisKind, Strin
         Some(AbortCause::ErrorBudget) => rolled_back(10, "Rolled back: its error budget is spent"),
         Some(AbortCause::ServiceBurning) => rolled_back(
             10,
-            "Rolled back: the service burns its error budget, and the canary is the likely cause",
+            &format!(
+                "Rolled back: the service burns its error budget, and the {} is the likely cause",
+                report.released_side()
+            ),
         ),
         Some(AbortCause::Check) => ended("Rolled back: a check failed more often than its limit"),
         Some(AbortCause::PodCrash) => ended("Rolled back: its pods crash"),
         Some(AbortCause::ProgressDeadline) => ended("Rolled back: it did not become ready in time"),
+        Some(AbortCause::GateExpired) => ended("Aborted: a gate was not opened in time"),
         Some(AbortCause::Command) => {
             let by = abort.by.as_ref();
             let by = by.map_or_else(String::new, |by| format!(" by {by}"));
@@ -372,7 +382,12 @@ fn diagnose_aborted(report: &Report, abort: &AbortReport, display: &DisplayConte
     }
     let is_independent_of_metrics = matches!(
         abort.cause.known(),
-        Some(AbortCause::PodCrash | AbortCause::ProgressDeadline | AbortCause::Command)
+        Some(
+            AbortCause::PodCrash
+                | AbortCause::ProgressDeadline
+                | AbortCause::GateExpired
+                | AbortCause::Command
+        )
     );
     if is_independent_of_metrics {
         diagnosis = diagnosis.with_reason("The metrics did not cause this.");

@@ -12,6 +12,7 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutStatus;
 use serin_crds::analysis::AnalysisSpec;
 use serin_metrics_analysis::checkpoint::Checkpoint;
+use serin_metrics_analysis::checks::AwaitedChecks;
 use serin_metrics_analysis::replay::{ReplayRequest, WeightSource};
 use serin_metrics_analysis::routes::RouteRules;
 use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
@@ -156,6 +157,7 @@ impl ParsedRollout {
                 pod_nodes: BTreeMap::new(),
                 pods_created_at: pods.iter().filter_map(created).collect::<BTreeMap<_, _>>(),
                 baseline_since: None,
+                compared_stable: 1.0,
                 routed_unit: RoutedUnit::Request,
                 weight: Weight::ZERO,
                 pace: self
@@ -168,6 +170,7 @@ impl ParsedRollout {
                 is_blue_green: self.plan.as_ref().is_some_and(Plan::is_blue_green),
                 evidence_required_at: None,
                 phase: ReleasePhase::Release,
+                awaited_checks: AwaitedChecks::default(),
                 freeze_lifted: false,
                 previous_ended_at: None,
                 resume_from: None,

@@ -14,6 +14,7 @@ use crate::report::Report;
 use crate::style;
 use crate::view::evidence::latency_guard_text;
 use diagnosis::{Diagnosis, DiagnosisKind, diagnose};
+use numbers::temper_text;
 pub use numbers::{ObjectiveNumbers, objective_numbers};
 
 mod diagnosis;
@@ -55,10 +56,12 @@ pub fn render(input: &ExplainInput<'_>, display: &DisplayContext, all: bool) -> 
         }
     } else if diagnosis.kind == DiagnosisKind::InProgress || diagnosis.kind == DiagnosisKind::Held {
         page.heading("Evidence");
-        line(
-            &mut page,
-            "No request to the canary has been counted yet. This is not success.",
-        );
+        let text = if report.is_blue_green {
+            "The new revision gets no requests before the switch, so there is no evidence about it yet."
+        } else {
+            "No request to the canary has been counted yet. This is not success."
+        };
+        line(&mut page, text);
     }
     write_assignment_unit(&mut page, report);
     write_next_steps(&mut page, &diagnosis, input);
@@ -114,10 +117,11 @@ fn write_objective(page: &mut Page, evidence: &EvidenceStatus, input: &ExplainIn
     });
     let target = spec.map_or_else(String::new, |of| format!(" (objective {} %)", of.objective));
     page.heading(&format!("{}{target}", evidence.objective));
-    line(page, &counts_text(evidence));
+    line(page, &counts_text(evidence, input.report));
     let margin =
         MARGIN_OF_BUDGET * (1.0 - spec.map_or(99.9, |objective| objective.objective) / 100.0);
-    if let Some(comparison) = comparison_text(evidence, margin) {
+    let has_comparison = !input.report.is_blue_green;
+    if let Some(comparison) = comparison_text(evidence, margin).filter(|_| has_comparison) {
         line(page, &comparison);
     }
     if let (Some(spent), Some(allotment)) = (evidence.budget_spent, evidence.budget_allotment) {
@@ -144,16 +148,20 @@ fn write_objective(page: &mut Page, evidence: &EvidenceStatus, input: &ExplainIn
     }
 }
 
-fn counts_text(evidence: &EvidenceStatus) -> String {
+fn counts_text(evidence: &EvidenceStatus, report: &Report) -> String {
     let EvidenceStatus { canary, stable, .. } = evidence;
+    let side = report.released_side();
     if canary.requests <= 0.0 {
-        return "No request to the canary has been counted. This is not success.".to_owned();
+        return format!("No request to the {side} has been counted. This is not success.");
     }
     let text = format!(
-        "The canary failed {} of {} requests.",
+        "The {side} failed {} of {} requests.",
         thousands(canary.errors),
         thousands(canary.requests)
     );
+    if report.is_blue_green {
+        return format!("{text} {COMPARED_WITH_PAST}");
+    }
     if stable.requests <= 0.0 {
         return format!(
             "{text} No request to stable has been counted, so there is nothing to compare with."
@@ -228,7 +236,9 @@ fn write_next_steps(page: &mut Page, diagnosis: &Diagnosis, input: &ExplainInput
         DiagnosisKind::InProgress | DiagnosisKind::Held
     );
     let needed: Vec<String> = match &input.numbers {
-        Ok(numbers) if is_open => numbers.iter().filter_map(remaining_evidence).collect(),
+        Ok(numbers) if is_open && !input.report.is_blue_green => {
+            numbers.iter().filter_map(remaining_evidence).collect()
+        }
         _ => Vec::new(),
     };
     if needed.is_empty() && diagnosis.next_steps.is_empty() {
@@ -325,6 +335,9 @@ fn write_guarantees(page: &mut Page, diagnosis: &Diagnosis, input: &ExplainInput
         _ => return,
     };
     page.heading("Guarantees");
+    if report.is_blue_green && !matches!(diagnosis.kind, DiagnosisKind::Held) {
+        return line(page, HEURISTIC);
+    }
     let assumptions = assumptions(report, diagnosis.kind, threshold);
     match assumptions.as_slice() {
         [] => {
@@ -344,6 +357,12 @@ fn write_guarantees(page: &mut Page, diagnosis: &Diagnosis, input: &ExplainInput
     }
 }
 
+/// What a release is compared with if all of the traffic moves at once.
+const COMPARED_WITH_PAST: &str = "It is compared with the error rates of the service before the \
+    switch.";
+/// What that comparison can promise.
+const HEURISTIC: &str = "The comparison with the past is a heuristic, and no bound on false \
+    rollbacks is claimed: what affects the whole service counts against the release.";
 /// The condition of the bound if the status does not report that of this release.
 const INDEPENDENT: &str = "This requires that requests fail independently of each other.";
 
@@ -452,24 +471,7 @@ fn write_numbers(
         ),
     );
     row("margin", format!("delta1 = {}", percent(config.delta1)));
-    row(
-        "temper",
-        phi.map_or_else(
-            || {
-                format!(
-                    "k = {} (phi is not measured: the gateway counts all pods together)",
-                    thousands(statistics.k)
-                )
-            },
-            |phi| {
-                format!(
-                    "k = {} (phi = {} within a scrape)",
-                    thousands((statistics.k * 100.0).round() / 100.0),
-                    (phi * 100.0).round() / 100.0
-                )
-            },
-        ),
-    );
+    row("temper", temper_text(config, statistics.k, *phi));
     let status = report
         .evidence
         .iter()

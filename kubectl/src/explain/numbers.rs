@@ -1,8 +1,10 @@
 //! Statistics of each objective, computed from the checkpoint in the status.
 
 use serin_analysis::EvidenceConfig;
+use serin_analysis::config::Calibration;
 use serin_analysis::decision::{AnalysisConfig, ObjectiveEvidence};
 use serin_analysis::evidence::Bets;
+use serin_analysis::explain::thousands;
 use serin_core::plan::{EvidencePace, Pace, Plan};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::RolloutStatus;
@@ -103,6 +105,32 @@ pub fn objective_numbers(
         });
     }
     Ok(all)
+}
+
+/// How much the evidence allows for clusters of errors.
+pub(super) fn temper_text(config: &EvidenceConfig, k: f64, phi: Option<f64>) -> String {
+    let two_decimals = |value: f64| (value * 100.0).round() / 100.0;
+    if let Some(Calibration { temper, hours }) = config.calibration {
+        return format!(
+            "{temper} (calibrated with {hours} placebo hours); k = {} for the promotion",
+            thousands(two_decimals(k))
+        );
+    }
+    phi.map_or_else(
+        || {
+            format!(
+                "k = {} (phi is not measured: the gateway counts all pods together)",
+                thousands(k)
+            )
+        },
+        |phi| {
+            format!(
+                "k = {} (phi = {} within a scrape)",
+                thousands(two_decimals(k)),
+                two_decimals(phi)
+            )
+        },
+    )
 }
 
 fn pace(plan: Option<&Plan>) -> Option<&EvidencePace> {

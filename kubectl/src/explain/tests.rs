@@ -101,6 +101,8 @@ fn analyzed(
         traffic_since_ms: Some(BEGAN_MS),
         previous_ended_second: None,
         burned_before: None,
+        missing_data: None,
+        awaits_traffic: false,
         warm_up_ends_ms: BEGAN_MS,
         weight_thousandths: 5_000,
         weight_changed_at_ms: BEGAN_MS,
@@ -167,10 +169,14 @@ fn aborted(cause: &str, message: &str, release: Option<AnalyzedRelease>) -> Valu
 }
 
 fn explained_with(status: &Value, analysis: bool, all: bool) -> String {
+    explain(&spec(analysis), status, all)
+}
+
+fn explain(spec: &Value, status: &Value, all: bool) -> String {
     let rollout = json!({
         "apiVersion": "serin.dev/v1alpha1", "kind": "Rollout",
         "metadata": {"name": "checkout", "namespace": "shop", "generation": 3},
-        "spec": spec(analysis), "status": status
+        "spec": spec, "status": status
     });
     let replica_set = json!({
         "metadata": {"name": "checkout-v2", "labels": {"serin.dev/revision": "v2"}},
@@ -424,6 +430,41 @@ fn no_requests_are_not_success() {
         "{zero}"
     );
     assert!(!zero.contains("more requests"), "{zero}");
+}
+
+#[test]
+fn a_blue_green_release_is_not_explained_as_a_canary() {
+    let blue_green = |mut status: Value| {
+        let router = json!({"gatewayAPI": {"httpRoute": "checkout"}});
+        let mut changed = spec(true);
+        changed["strategy"] =
+            json!({"blueGreen": {"activeService": "checkout", "trafficRouting": router}});
+        let plan: RolloutSpec = serde_json::from_value(changed.clone()).unwrap();
+        status["plan"]["spec"] = serde_json::to_value(plan.plan("checkout").unwrap()).unwrap();
+        let text = explain(&changed, &status, false);
+        assert!(
+            !text.contains("canary") && !text.contains("Canary"),
+            "{text}"
+        );
+        text
+    };
+    let before = blue_green(status("Progressing", "Progressing", 0.0, None));
+    assert!(
+        before.contains("gets no requests before the switch"),
+        "{before}"
+    );
+    let alone = analyzed(4, Counts::new(1500.0, 1.0, 0.0, 0.0), Some(5184.0), &[]);
+    let after = blue_green(status("Promoting", "Progressing", 100.0, Some(alone)));
+    assert!(
+        after.contains("The new revision failed 4 of 6,000 requests."),
+        "{after}"
+    );
+    let unwrapped = after.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(unwrapped.contains("before the switch"), "{after}");
+    assert!(
+        unwrapped.contains("no bound on false rollbacks is claimed"),
+        "{after}"
+    );
 }
 
 #[test]

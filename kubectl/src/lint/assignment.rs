@@ -6,13 +6,17 @@ use serin_core::plan::{Plan, Routing};
 use serin_crds::RolloutSpec;
 use serin_traffic::{RoutedObject, ServiceFacts, router_of, sticky_annotation};
 
-/// The warning that clients are assigned to a side of a Rollout with an analysis. Connections, which
+/// The warning that clients are assigned to a side of a Rollout with an analysis. If all of the
+/// traffic moves at once, nothing stays on a side. Connections, which
 /// every Rollout without a router assigns, are reported by the controller only: a mesh is not visible
 /// in the files.
 pub(super) fn sticky_clients(rollout: &Value, objects: &[&Value]) -> Option<String> {
     let spec: RolloutSpec = serde_json::from_value(rollout["spec"].clone()).ok()?;
     let plan = spec.plan(rollout["metadata"]["name"].as_str()?).ok()?;
-    plan.canary().analysis.as_ref()?;
+    plan.canary()
+        .analysis
+        .as_ref()
+        .filter(|_| !plan.is_blue_green())?;
     let find = |kind: &str, name: &str| {
         let mut objects = objects.iter().copied();
         objects.find(|object| {

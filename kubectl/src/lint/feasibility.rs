@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 use serin_analysis::feasibility::FeasibilityInput;
-use serin_core::plan::Pace;
+use serin_core::baseline::compared_part_of_stable;
+use serin_core::plan::{CanaryScale, Pace};
+use serin_core::units::Weight;
 use serin_crds::RolloutSpec;
 use serin_metrics_analysis::prometheus::Server;
 use serin_metrics_analysis::settings::Settings;
@@ -11,6 +13,9 @@ use crate::cli::TrafficArgs;
 
 /// Placeholder for a missing Prometheus address; no query is sent.
 const UNUSED_PROMETHEUS: &str = "http://unused.invalid";
+
+/// The weight at which a Rollout with steps is assumed to compare.
+const DEFAULT_WEIGHT: Weight = Weight::percent(50);
 
 /// A sentence for each objective of a valid Rollout that cannot be evaluated in time with the given
 /// traffic. Empty if its traffic is not given.
@@ -37,6 +42,7 @@ pub fn infeasible_objectives(rollout: &Value, traffic: &TrafficArgs) -> Vec<Stri
     let Ok(settings) = settings else {
         return Vec::new();
     };
+    let max_weight = pace.map_or(DEFAULT_WEIGHT, |pace| pace.max_weight);
     let stable_rate = traffic.error_rate.map_or(0.0, |rate| rate.0);
     let usual_rate = traffic.error_rate.map(|rate| rate.0.clamp(1e-6, 0.99));
     let mut sentences = Vec::new();
@@ -49,6 +55,11 @@ pub fn infeasible_objectives(rollout: &Value, traffic: &TrafficArgs) -> Vec<Stri
             stable_rate,
             requests_per_second: rate.per_second,
             max_weight: settings.analysis.steps.max_weight,
+            compared_stable: compared_part_of_stable(
+                &plan,
+                CanaryScale::MatchTrafficWeight,
+                max_weight,
+            ),
             beta: settings.analysis.beta,
             max_duration_seconds: settings.max_duration.as_secs_f64(),
             allotment: None,

@@ -16,8 +16,8 @@ use crate::exit::{CliError, Exit};
 pub mod logged;
 pub mod recorded;
 
-/// Runs the placebo releases and prints the result. `connection` is required if a Rollout in the
-/// cluster is named.
+/// Runs the placebo releases and prints the result, and on `aside` what could not be read.
+/// `connection` is required if a Rollout in the cluster is named.
 ///
 /// # Errors
 /// Fails if an argument or a file is wrong, the Rollout does not exist, Prometheus does not answer, or
@@ -28,10 +28,11 @@ pub async fn run(
     connection: Option<&Connection>,
     display: &DisplayContext,
     out: &mut (dyn Write + Send),
+    aside: &mut (dyn Write + Send),
 ) -> Result<(), CliError> {
     let text = match &args.data {
         Some(file) => logged::run(args, file, display)?,
-        None => recorded::run(args, namespace, connection, display).await?,
+        None => recorded::run(args, namespace, connection, display, aside).await?,
     };
     out.write_all(text.as_bytes())?;
     Ok(())

@@ -1,9 +1,11 @@
 //! Placebo releases in past hours, from a Prometheus.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serin_analysis::config::Calibration;
 use serin_analysis::explain::e_value;
 use serin_analysis::placebo::{HOUR_MS, Placebo, PlaceboHour};
 use serin_metrics_analysis::placebo::{ObjectivePlacebo, PlaceboRequest, placebo_releases};
@@ -48,7 +50,19 @@ struct ObjectiveOutput<'a> {
     probability: Option<f64>,
     bound_refuted: bool,
     message: String,
+    /// The calibration for the spec. Unset if there are too few hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration: Option<CalibrationOutput>,
+    /// Number of hours that a calibration needs.
+    calibration_hours: u32,
     alarms: Vec<AlarmOutput<'a>>,
+}
+
+/// The calibration of an objective in machine-readable output.
+#[derive(Serialize)]
+struct CalibrationOutput {
+    temper: f64,
+    hours: u32,
 }
 
 /// An hour in which a pod would have been rolled back.
@@ -63,14 +77,15 @@ struct AlarmOutput<'a> {
     ln_e: f64,
 }
 
-/// Reads the record and returns the text to print.
+/// Reads the record and returns the text to print. Writes to `aside` what could not be read.
 pub(super) async fn run(
     args: &PlaceboArgs,
     namespace: Option<&str>,
     connection: Option<&Connection>,
     display: &DisplayContext,
+    aside: &mut (dyn Write + Send),
 ) -> Result<String, CliError> {
-    let (mut manifest, known_pods) = read_rollout(args, connection, display).await?;
+    let (mut manifest, known_pods) = read_rollout(args, connection, display, aside).await?;
     manifest.namespace = namespace
         .map(ToOwned::to_owned)
         .or_else(|| connection.map(|connection| connection.namespace.clone()))
@@ -95,6 +110,9 @@ pub(super) async fn run(
         request: replayed.request,
         to_ms: replayed.to_ms,
         hours: args.hours,
+        canary_share: args
+            .weight
+            .map_or(0.0, |percent| f64::from(percent) / 100.0),
     };
     let placebos = placebo_releases(&prometheus::poller()?, &request)
         .await
@@ -120,14 +138,15 @@ async fn read_rollout(
     args: &PlaceboArgs,
     connection: Option<&Connection>,
     display: &DisplayContext,
+    aside: &mut (dyn Write + Send),
 ) -> Result<(Manifest, Option<String>), CliError> {
     match (&args.file, &args.name, connection) {
-        (Some(file), _, _) => Ok((manifest::read(file)?, None)),
+        (Some(file), _, _) => Ok((manifest::read(file, &args.policies)?, None)),
         (None, Some(name), Some(connection)) => {
             let found = resources::read_resources(connection, name).await?;
             let report = report::report(&found, display.now);
             let object = serde_json::to_value(&found.rollout).unwrap_or_default();
-            let manifest = manifest::from_object(&object, name)?;
+            let manifest = manifest::of_cluster(connection, &object, &args.policies, aside).await?;
             let stable = report.stable_revision.as_ref().map(|revision| {
                 let shown = report.revisions.iter();
                 let shown = shown.filter(|shown| shown.revision == *revision);
@@ -186,6 +205,11 @@ fn objective_output(placebo: &ObjectivePlacebo) -> ObjectiveOutput<'_> {
             .map(Placebo::refutation),
         bound_refuted: result.is_some_and(Placebo::refutes_bound),
         message: message(placebo),
+        calibration: placebo.calibration.map(|found| CalibrationOutput {
+            temper: found.temper,
+            hours: found.hours,
+        }),
+        calibration_hours: placebo.calibration_hours,
         alarms: alarms(placebo)
             .map(|(hour, pod)| AlarmOutput {
                 from: timestamp(hour.began_ms),
@@ -204,6 +228,26 @@ fn message(placebo: &ObjectivePlacebo) -> String {
         Ok(result) => result.sentence(),
         Err(why) => format!("No placebo release: {why}."),
     }
+}
+
+/// The calibration that these hours give, or how many hours it needs. `None` without placebo releases.
+fn calibration_sentence(placebo: &ObjectivePlacebo) -> Option<String> {
+    let result = placebo.result.as_ref().ok()?;
+    if result.releases() == 0 {
+        return None;
+    }
+    Some(match placebo.calibration {
+        Some(Calibration { temper, hours }) => format!(
+            "Calibration with these hours: \"calibration: {{temper: {temper}, hours: {hours}}}\" in this \
+             objective divides the logarithm of the evidence by {temper} instead of an estimate. The \
+             bound then holds for hours like these."
+        ),
+        None => format!(
+            "A calibration of the evidence needs {} hours with placebo releases; there are {}.",
+            placebo.calibration_hours,
+            result.hours.len()
+        ),
+    })
 }
 
 fn render(
@@ -237,6 +281,9 @@ fn render(
             );
             page.wrapped(("  ", "  ", 2), &line, style::plain);
         }
+        if let Some(sentence) = calibration_sentence(placebo) {
+            page.wrapped(("", "", 0), &sentence, style::dimmed);
+        }
     }
     if placebos.iter().any(|placebo| alarms(placebo).count() > 0) {
         page.gap();
@@ -253,4 +300,39 @@ fn render(
 
 fn usage_error(message: impl Into<String>) -> CliError {
     CliError::new(Exit::Usage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_calibration_is_printed_as_the_field_of_the_spec() {
+        let hour = PlaceboHour {
+            pods: 4,
+            ..PlaceboHour::default()
+        };
+        let mut placebo = ObjectivePlacebo {
+            name: "availability".to_owned(),
+            result: Ok(Placebo {
+                alpha: 0.01,
+                hours: vec![hour; 120],
+            }),
+            calibration: Some(Calibration {
+                temper: 2.35,
+                hours: 120,
+            }),
+            calibration_hours: 99,
+            pods: BTreeMap::new(),
+        };
+        let sentence = calibration_sentence(&placebo).unwrap();
+        assert!(
+            sentence.contains("\"calibration: {temper: 2.35, hours: 120}\""),
+            "{sentence}"
+        );
+        let output = serde_json::to_value(objective_output(&placebo)).unwrap();
+        assert_eq!(output["calibration"]["hours"], 120);
+        placebo.result = Err("no pods".to_owned());
+        assert_eq!(calibration_sentence(&placebo), None);
+    }
 }

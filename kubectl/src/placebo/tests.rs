@@ -105,7 +105,7 @@ fn invalid_input_is_refused_with_a_fix() {
             "required arguments",
         ),
         (
-            "checkout --prometheus http://localhost:9090 --hours 200".to_owned(),
+            "checkout --prometheus http://localhost:9090 --hours 400".to_owned(),
             "--hours",
         ),
         (

@@ -11,6 +11,7 @@ use serin_core::plan::Routing;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::{AnalysisSpec, Indicator, ObjectiveSpec, VariantsSpec};
 use serin_crds::literals::format_duration;
+use serin_metrics_analysis::checks::AwaitedChecks;
 use serin_metrics_analysis::prometheus::Server;
 use serin_metrics_analysis::replay::{
     DEFAULT_QUIET_MS, ReplayRequest, ReplayedRelease, WeightSource,
@@ -187,7 +188,8 @@ struct ReplayOutput<'a> {
     summary: ReplaySummary,
 }
 
-/// Replays and prints the result. `connection` is required unless a file is given.
+/// Replays and prints the result, and on `aside` what could not be read. `connection` is required
+/// unless a file is given.
 ///
 /// # Errors
 /// Fails if the file or an argument is wrong, the Rollout does not exist, Prometheus does not
@@ -198,12 +200,14 @@ pub async fn run(
     connection: Option<&Connection>,
     display: &DisplayContext,
     out: &mut (dyn Write + Send),
+    aside: &mut (dyn Write + Send),
 ) -> Result<(), CliError> {
     let mut manifest = match (&args.file, &args.name, connection) {
-        (Some(file), _, _) => manifest::read(file)?,
+        (Some(file), _, _) => manifest::read(file, &args.policies)?,
         (None, Some(name), Some(connection)) => {
             let rollout = resources::read_rollout(connection, name).await?;
-            manifest::from_object(&serde_json::to_value(&rollout).unwrap_or_default(), name)?
+            let object = serde_json::to_value(&rollout).unwrap_or_default();
+            manifest::of_cluster(connection, &object, &args.policies, aside).await?
         }
         _ => return Err(usage_error("pass -f or the name of a Rollout")),
     };
@@ -332,6 +336,7 @@ pub(crate) fn replay_request(
             pods_created_at: window.pods_created_at.clone(),
             pod_nodes: BTreeMap::new(),
             baseline_since: None,
+            compared_stable: 1.0,
             routed_unit: RoutedUnit::Request,
             weight: Weight::ZERO,
             // The weights are those of the record; the replay checks whether the evidence was
@@ -340,6 +345,7 @@ pub(crate) fn replay_request(
             is_blue_green: manifest.plan.is_blue_green(),
             evidence_required_at: None,
             phase: ReleasePhase::Release,
+            awaited_checks: AwaitedChecks::default(),
             freeze_lifted: false,
             previous_ended_at: None,
             resume_from: None,

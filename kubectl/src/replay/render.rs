@@ -127,6 +127,9 @@ fn write_release(
         display.format_time(comparison.began_at)
     ));
     lines(page, &changes_table(release, display));
+    if release.lacks_baseline {
+        page.wrapped(("", "", 0), NO_BASELINE, style::warning);
+    }
     write_decision(page, release, display);
     page.gap();
     page.line("Comparison with the fixed rules of other controllers on the same requests:");
@@ -138,6 +141,10 @@ fn write_release(
     }
     write_gaps(page, comparison, display);
 }
+
+/// Note on a Rollout with baseline pods whose recorded release had none.
+const NO_BASELINE: &str = "No stable pod started together with the canary's in this record, so the canary is compared with all \
+     stable pods instead of spec.analysis.baseline.";
 
 /// Explanation of the projection.
 const PROJECTED: &str = "Projected: one hour from the first request, if the canary had kept its recorded error rate and its last traffic \

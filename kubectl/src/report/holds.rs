@@ -65,6 +65,8 @@ impl HoldReport {
                     | HoldCode::PausedByCommand
                     | HoldCode::Inconclusive
                     | HoldCode::StepPause
+                    | HoldCode::ApprovalPending
+                    | HoldCode::GateExpired
             )
         )
     }

@@ -62,6 +62,9 @@ pub struct Report {
     pub weights: Option<Weights>,
     /// The canary's share of the traffic. `None` if there is only one revision.
     pub canary: Option<TrafficShare>,
+    /// Whether all of the traffic moves at once. Not a part of the output.
+    #[serde(skip)]
+    pub is_blue_green: bool,
     /// What the release is waiting for.
     pub waiting: Option<WaitReason>,
     /// Everything that stops the release, the most important first.
@@ -96,6 +99,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// What the strategy calls the revision that is released.
+    pub fn released_side(&self) -> &'static str {
+        if self.is_blue_green {
+            "new revision"
+        } else {
+            "canary"
+        }
+    }
+
     /// Whether the message of the controller adds nothing to what the release is waiting for.
     pub fn is_message_redundant(&self) -> bool {
         let Some(waiting) = &self.waiting else {
@@ -161,6 +173,7 @@ pub fn report(resources: &RolloutResources, now: Timestamp) -> Report {
         current_revision: summary.current_revision,
         weights: raw["weights"].is_object().then_some(state.weights),
         canary,
+        is_blue_green: summary.is_blue_green,
         holds,
         abort: AbortReport::deserialize(&raw["abort"]).ok(),
         observation: state.observation.clone(),

@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serin_core::gate::GateCondition;
+use serin_core::managed_route::ManagedAction;
 use serin_core::plan::{CanaryScale, Plan, Step};
 use serin_core::state::State;
 
@@ -70,8 +72,20 @@ fn text(step: &Step) -> String {
         Step::SetCanaryScale(CanaryScale::Weight(share)) => {
             format!("setCanaryScale {share} of replicas")
         }
+        Step::SetManagedRoute(route) => {
+            let (step, name) = (route.action.step_name(), &route.name);
+            match route.action {
+                _ if route.is_removal() => format!("{step} {name} (remove)"),
+                ManagedAction::ToCanary => format!("{step} {name}"),
+                ManagedAction::Mirror { percent } => format!("{step} {name} {percent}%"),
+            }
+        }
         Step::Analysis(None) => "analysis until the evidence suffices".to_owned(),
         Step::Analysis(Some(wait)) => format!("analysis {}", human_duration(*wait)),
+        Step::Gate(gate) => match &gate.waits_for {
+            GateCondition::Approval => "gate until approved".to_owned(),
+            GateCondition::Object(object) => format!("gate until {object} meets its condition"),
+        },
         Step::Require(questions) => {
             let names: Vec<&str> = questions
                 .objectives

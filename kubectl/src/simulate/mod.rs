@@ -23,6 +23,7 @@ use crate::display::DisplayContext;
 use crate::exit::{CliError, Exit};
 use crate::manifest::{self, Manifest};
 
+mod baseline;
 mod render;
 
 /// Placeholder for a missing Prometheus address; no query is sent.
@@ -56,7 +57,7 @@ pub fn simulate(
     out: &mut dyn Write,
     aside: &mut dyn Write,
 ) -> Result<(), CliError> {
-    let input = build_input(&manifest::read(&args.file)?, args)?;
+    let input = build_input(&manifest::read(&args.file, &args.policies)?, args)?;
     let options = SimulationOptions {
         runs: args.runs,
         seed: args.seed,
@@ -153,12 +154,15 @@ pub fn build_input(manifest: &Manifest, args: &SimulateArgs) -> Result<Simulatio
         Planned::Evidence(_) => SimulatedPace::Evidence,
         Planned::Steps(steps) => SimulatedPace::Steps(simulated_steps(steps, args, &mut notes)),
     };
+    let compared_stable = baseline::compared_stable(&manifest.plan);
+    notes.extend(baseline::note(&compared_stable));
     let feasibility = feasibility::FeasibilityInput {
         target: objective.objective / 100.0,
         margin_of_budget: evidence.delta1 / budget_fraction,
         stable_rate,
         requests_per_second: args.rps,
         max_weight: settings.analysis.steps.max_weight,
+        compared_stable: compared_stable.last().map_or(1.0, |(_, part)| *part),
         beta: settings.analysis.beta,
         max_duration_seconds: settings.max_duration.as_secs_f64(),
         allotment: Some(allotment),
@@ -185,6 +189,7 @@ pub fn build_input(manifest: &Manifest, args: &SimulateArgs) -> Result<Simulatio
         pace,
         allotment,
         max_duration_seconds: settings.max_duration.as_secs_f64(),
+        compared_stable,
     };
     Ok(SimulationInput {
         name: manifest.name.clone(),
@@ -292,13 +297,17 @@ fn simulated_steps(
             Some(SimulatedStep::SetWeight(weight.as_percent() / 100.0))
         }
         plan::Step::Pause(Some(wait)) => Some(SimulatedStep::Pause(wait.as_secs_f64())),
-        plan::Step::Pause(None) => Some(SimulatedStep::Pause(args.person_after.as_secs_f64())),
+        plan::Step::Pause(None) | plan::Step::Gate(_) => {
+            Some(SimulatedStep::Pause(args.person_after.as_secs_f64()))
+        }
         plan::Step::Analysis(wait) => {
             Some(SimulatedStep::Analysis(wait.map(|wait| wait.as_secs_f64())))
         }
-        // Every objective must have sufficient evidence here. Checks are not simulated.
+        // Only checks, which are not simulated.
+        plan::Step::Require(required) if required.objectives.is_empty() => None,
+        // Every objective must have sufficient evidence here.
         plan::Step::Require(_) => Some(SimulatedStep::Analysis(None)),
-        plan::Step::SetCanaryScale(_) => None,
+        plan::Step::SetCanaryScale(_) | plan::Step::SetManagedRoute(_) => None,
     };
     steps.iter().filter_map(step).collect()
 }

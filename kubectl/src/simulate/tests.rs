@@ -308,3 +308,27 @@ fn rare_outcomes_are_not_rounded_to_never() {
     assert_eq!(render::format_odds(0, 10_000), "< 0.03 %");
     assert_eq!(render::format_odds(10_000, 10_000), "> 99.97 %");
 }
+
+#[test]
+fn baseline_pods_are_what_the_canary_is_compared_with() {
+    let with_baseline = "analysis: {baseline: {replicas: 2}, objectives: [{name: availability, objective: 99.9, indicator: pod}]}";
+    let whole = input("", with_baseline, GOOD);
+    // One replica, so there is one canary pod, and one baseline pod beside one stable pod.
+    let parts: Vec<f64> = whole
+        .release
+        .compared_stable
+        .iter()
+        .map(|(_, part)| *part)
+        .collect();
+    assert_eq!(parts, [0.5]);
+    assert!(
+        whole.notes[0]
+            .starts_with("With baseline pods, the canary is compared with 50 % of stable's"),
+        "{:?}",
+        whole.notes
+    );
+    let steps = ", steps: [{setWeight: 5}, {setCanaryScale: {replicas: 2}}, {setWeight: 20}, {analysis: {}}]";
+    let of_steps = input(steps, with_baseline, GOOD);
+    let expected = vec![(0.05, 0.5), (0.2, 2.0 / 3.0)];
+    assert_eq!(of_steps.release.compared_stable, expected);
+}

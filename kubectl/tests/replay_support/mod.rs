@@ -183,7 +183,8 @@ impl Replay {
             width: 100,
         };
         let mut out = Vec::new();
-        serin_kubectl::replay::run(&args, None, None, &display, &mut out).await?;
+        let mut aside = Vec::new();
+        serin_kubectl::replay::run(&args, None, None, &display, &mut out, &mut aside).await?;
         let text = anstream::adapter::strip_str(&String::from_utf8(out).unwrap()).to_string();
         Ok(text.replace(&self.url, "http://prometheus"))
     }

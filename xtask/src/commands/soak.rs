@@ -11,11 +11,15 @@ use serin_e2e::demo::build_programs;
 use serin_e2e::env::Env;
 use serin_e2e::interrupt::Interrupts;
 use serin_e2e::peer_migration::Peer;
-use serin_e2e::{autoscaling, peer_migration, soak, verdicts};
+use serin_e2e::{autoscaling, external_autoscaling, gatekeeper, peer_migration, soak, verdicts};
 use serin_scale::{PeerController, Peers};
 
 /// Number of releases of each kind.
 #[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 pub(crate) struct SoakArguments {
     /// Run the short version for CI.
     #[arg(long)]
@@ -48,13 +52,23 @@ pub(crate) struct SoakArguments {
         conflicts_with_all = ["slice", "promotions", "rollbacks", "aborts", "statuses", "churn"]
     )]
     migrations: bool,
-    /// Instead of releases, let a HorizontalPodAutoscaler on CPU follow a load through a release and
-    /// an abort. Builds metrics-server. Takes about 12 minutes.
+    /// Instead of releases, let a HorizontalPodAutoscaler follow an external value, and another one
+    /// the CPU usage under a load, through a release and an abort. Builds metrics-server. Takes about
+    /// 20 minutes.
     #[arg(
         long,
         conflicts_with_all = ["slice", "promotions", "rollbacks", "aborts", "statuses", "churn", "migrations"]
     )]
     autoscaler: bool,
+    /// Instead of releases, let the audit of a real Gatekeeper hold a release. Builds Gatekeeper.
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "slice", "promotions", "rollbacks", "aborts", "statuses", "churn", "migrations",
+            "autoscaler",
+        ]
+    )]
+    gatekeeper: bool,
 }
 
 impl SoakArguments {
@@ -101,8 +115,16 @@ pub(crate) async fn run(arguments: SoakArguments) -> Result<()> {
     }
     if arguments.autoscaler {
         return with_controller(async |env| {
+            external_autoscaling::an_autoscaler_on_an_external_value_is_not_misled_by_a_release_or_an_abort(env)
+                .await?;
             autoscaling::an_autoscaler_on_cpu_follows_the_load_through_a_release_and_an_abort(env)
                 .await
+        })
+        .await;
+    }
+    if arguments.gatekeeper {
+        return with_controller(async |env| {
+            gatekeeper::the_audit_of_gatekeeper_holds_a_release_until_it_is_mended(env).await
         })
         .await;
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 use serin_cluster::{Cluster, Instance, Progress};
+use serin_e2e::data_plane;
 use serin_e2e::env::Env;
 use serin_e2e::previous_version;
 use tokio::process::Command;
@@ -33,13 +34,17 @@ pub(crate) struct TestArguments {
     /// Run only the tests whose names contain NAME, and no other checks.
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Run only the traffic cases, on this data plane. Builds its control plane first.
+    #[arg(long, value_name = "NAME", value_parser = data_plane::NAMES, conflicts_with = "unit")]
+    gateway: Option<String>,
 }
 
 /// Runs all checks, even if one fails. Returns whether nothing failed.
 pub(crate) async fn run(arguments: TestArguments) -> Result<bool> {
     let instance = Instance::containing(&current_dir()?)?;
     let mut suite = Suite::new(instance.checkout())?;
-    if !arguments.cluster {
+    let only_gateway = arguments.gateway.is_some();
+    if !arguments.cluster && !only_gateway {
         run_checks_without_cluster(&mut suite, &arguments).await;
     }
     if arguments.unit {
@@ -54,7 +59,7 @@ pub(crate) async fn run(arguments: TestArguments) -> Result<bool> {
         Some(_) => None,
         None => start_cluster(&mut suite, &instance).await,
     };
-    if arguments.filter.is_none() {
+    if arguments.filter.is_none() && !only_gateway {
         check_chart(&mut suite, find_tool("helm", cluster.as_ref())).await;
     }
     run_checks_with_cluster(&mut suite, &arguments, cluster.is_some()).await;
@@ -240,6 +245,16 @@ async fn run_checks_with_cluster(suite: &mut Suite, arguments: &TestArguments, i
             CountMode::ExitStatus,
         )
         .await;
+    if let Some(gateway) = &arguments.gateway {
+        let mut cases = cargo(&["test", "--workspace", "--test", "cluster"]);
+        cases
+            .args(&arguments.filter)
+            .env("SERIN_E2E", "1")
+            .env(data_plane::VARIABLE, gateway);
+        let title = format!("Traffic cases on {gateway}");
+        suite.run(&title, cases, test_count_mode(arguments)).await;
+        return;
+    }
     if is_local {
         let mut own = cargo(&["test", "--workspace", "--test", "real", "--", "--ignored"]);
         own.args(&arguments.filter);

@@ -288,6 +288,19 @@ fn nothing_is_claimed_if_the_two_sides_are_never_compared() {
 }
 
 #[test]
+fn requests_that_a_rule_chooses_are_not_a_random_sample() {
+    for counted in [RoutedUnit::Request, RoutedUnit::Client] {
+        let claim = Claim::PerRequest.for_unit(RoutedUnit::ChosenRequests, counted);
+        let sentence = claim.sentence("Evidence this strong", 1_000.0);
+        assert!(
+            sentence.starts_with("No bound on false rollbacks is claimed"),
+            "{sentence}"
+        );
+        assert!(sentence.contains("not a random sample"), "{sentence}");
+    }
+}
+
+#[test]
 fn a_configured_temper_is_the_condition() {
     let config = EvidenceConfig {
         temper: Temper::Fixed(4.0),
@@ -300,4 +313,72 @@ fn a_configured_temper_is_the_condition() {
             .sentence("It", 100.0)
             .ends_with("than k = 4 allows for.")
     );
+}
+
+#[test]
+fn a_calibration_states_its_hours_and_only_its_bound() {
+    let bets = Bets::new(EvidenceConfig {
+        calibration: Some(Calibration {
+            temper: 2.5,
+            hours: 120,
+        }),
+        ..EvidenceConfig::default()
+    })
+    .unwrap();
+    let mut evidence = Evidence::new(&bets, 0);
+    let ticks: Vec<_> = (0..240)
+        .map(|index| tick(index, &rotating(8.0)(index), &[]))
+        .collect();
+    evidence.learn_dispersion(&ticks);
+    evidence.add(
+        &bets,
+        &tick(0, &[40.0, 0.0], &[0.0]),
+        &TickContext::default(),
+    );
+    let claim = claim(&evidence, bets.config(), ALPHA);
+    assert_eq!(
+        claim.sentence("Evidence this strong rolls back a good release", 100.0),
+        "Evidence this strong rolls back a good release at most 1 time in 100 within an hour, if this \
+         hour is like the 120 placebo hours with which the evidence was calibrated (temper 2.5)."
+    );
+    let weaker = claim.sentence("It", 10.0);
+    assert!(
+        weaker.contains("1 time in 10, if requests fail independently"),
+        "{weaker}"
+    );
+    let of_clients = claim.for_unit(RoutedUnit::Client, RoutedUnit::Request);
+    assert_eq!(of_clients, claim);
+    let switched = claim.for_unit(RoutedUnit::AllTraffic, RoutedUnit::Request);
+    assert!(matches!(switched, Claim::NotClaimed { .. }));
+}
+
+#[test]
+fn a_calibration_takes_the_place_of_the_estimated_temper() {
+    let calibrated = |temper| {
+        Bets::new(EvidenceConfig {
+            calibration: Some(Calibration { temper, hours: 99 }),
+            ..EvidenceConfig::default()
+        })
+        .unwrap()
+    };
+    let ln_e = |bets: &Bets, clusters: f64| {
+        let mut evidence = Evidence::new(bets, 0);
+        let ticks: Vec<_> = (0..240)
+            .map(|index| tick(index, &rotating(clusters)(index), &[]))
+            .collect();
+        evidence.learn_dispersion(&ticks);
+        for index in 0..20 {
+            let tick = tick(index, &rotating(1.0)(index), &[1.0]);
+            evidence.add(bets, &tick, &TickContext::default());
+        }
+        evidence.ln_e(bets)
+    };
+    let one = ln_e(&calibrated(1.0), 1.0);
+    assert!(one > 5.0, "{one}");
+    assert_eq!(
+        one,
+        ln_e(&calibrated(1.0), 40.0),
+        "the history does not matter"
+    );
+    assert!((ln_e(&calibrated(2.5), 40.0) - one / 2.5).abs() < 1e-12);
 }

@@ -254,3 +254,42 @@ fn bursts_that_both_arms_share_cost_a_gateway_no_power() {
     let json = serde_json::to_string(&evidence).unwrap();
     assert_eq!(serde_json::from_str::<Evidence>(&json).unwrap(), evidence);
 }
+
+#[test]
+fn a_weight_change_between_two_ticks_is_no_cluster_of_requests() {
+    let bets = Bets::new(EvidenceConfig::default()).unwrap();
+    let mut evidence = Evidence::new(&bets, 0);
+    let mut changed_at_ms = 0;
+    for index in 0..40_i64 {
+        let started_ms = index * 15_000;
+        // The weight rises from 5 % to 50 % exactly between two ticks, in steps.
+        let percent = [5.0, 10.0, 20.0, 50.0][usize::try_from(index / 10).unwrap()];
+        if index % 10 == 0 {
+            changed_at_ms = started_ms;
+        }
+        // Both arms fail ten times as often in the ticks of a burst.
+        let rate = if (5..9).contains(&(index % 20)) {
+            5e-3
+        } else {
+            5e-4
+        };
+        let canary = 15_000.0 * percent / 100.0;
+        let stable = 15_000.0 - canary;
+        let errors = |requests: f64| (requests * rate).round();
+        let tick = Tick {
+            started_ms,
+            at_ms: started_ms + 15_000,
+            counts: Counts::new(canary, errors(canary), stable, errors(stable)),
+            ..Tick::default()
+        };
+        let context = TickContext {
+            warm_up_ends_ms: 0,
+            weight_changed_at_ms: changed_at_ms,
+            young_share: None,
+        };
+        evidence.add(&bets, &tick, &context);
+    }
+    assert!(!evidence.clusters_last());
+    // The bursts reach both arms alike, which the release shows.
+    assert_eq!(evidence.k(bets.config()), 1.0);
+}

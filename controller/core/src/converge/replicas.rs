@@ -27,7 +27,10 @@ fn safe_count(
         let is_drained = drains.any(|drain| drain.revision == *revision && cx.reached(drain.until));
         return if is_drained { 0 } else { current };
     };
-    let is_in_effect = || route_state::in_effect(cx) == Some(target.share);
+    let is_in_effect = || {
+        route_state::in_effect(cx) == Some(target.share)
+            && route_state::has_no_managed_routes_beyond(cx, &target.managed_routes)
+    };
     let keeps_pods = wanted.keeps_excess || (wanted.keeps_pods_until_in_effect && !is_in_effect());
     let count = if keeps_pods {
         wanted.count.max(current)
@@ -58,7 +61,7 @@ fn is_reachable(cx: &Context<'_>, revision: &Revision) -> bool {
 fn is_given_traffic(cx: &Context<'_>, revision: &Revision) -> bool {
     selects(cx.observed.stable_service.as_ref(), revision)
         || (selects(cx.observed.canary_service.as_ref(), revision)
-            && !route_state::written(cx).is_zero())
+            && route_state::gives_canary_requests(cx))
 }
 
 fn selects(service: Option<&ServiceView>, revision: &Revision) -> bool {

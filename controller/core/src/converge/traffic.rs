@@ -5,6 +5,7 @@ use crate::baseline;
 use crate::blue_green;
 use crate::context::{Context, Transition};
 use crate::effect::Effect;
+use crate::managed_route::ManagedRoute;
 use crate::observed::{RouteView, ServiceView};
 use crate::route_state;
 use crate::state::State;
@@ -34,6 +35,38 @@ pub(crate) fn safe_share(cx: &Context<'_>, state: &State, target: &Target) -> We
     } else {
         share.min(current)
     }
+}
+
+/// The rules for chosen requests that the routes should have now, given the canary's share. None
+/// while the pods of the current revision cannot serve them, or if the canary has all of the
+/// traffic.
+fn safe_managed_routes(
+    cx: &Context<'_>,
+    state: &State,
+    target: &Target,
+    share: Weight,
+) -> Vec<ManagedRoute> {
+    let (Some(service), Some(routing), Some(revision)) = (
+        &cx.observed.canary_service,
+        cx.plan.routing(),
+        &state.current_revision,
+    ) else {
+        return Vec::new();
+    };
+    let is_served = service.selects.as_ref() == Some(revision)
+        && available_pods(cx, revision).min(service.ready) > 0;
+    if !is_served || share == Weight::FULL || cx.observed.refusal().is_some() {
+        return Vec::new();
+    }
+    let since = service.serving_since;
+    let is_settled = since.is_some_and(|at| cx.reached(saturating_add(at, routing.settle)));
+    if target.may_raise && (is_settled || !share.is_zero()) {
+        return target.managed_routes.clone();
+    }
+    // Those that are there stay.
+    let mut kept = target.managed_routes.clone();
+    kept.retain(|one| route_state::is_on_every_route(cx, one));
+    kept
 }
 
 /// The share of blue/green: nothing or everything. It changes when the other side is complete, and
@@ -214,16 +247,23 @@ pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<E
         return Vec::new();
     }
     let share = safe_share(cx, state, target);
+    let managed_routes = safe_managed_routes(cx, state, target, share);
     let routes = cx.observed.routes.iter();
+    let has_them = |route: &RouteView| route.managed_routes.as_ref() == Some(&managed_routes);
     // A rule that another Rollout splits is only left, never raised.
-    let may_change = |route: &RouteView, weight| share < weight || route.refusal().is_none();
-    let changed = routes.filter(|route| {
-        matches!(route.canary_weight, Ok(weight) if weight != share && may_change(route, weight))
+    let may_change = |route: &RouteView, weight| {
+        let is_left = share < weight || (share == weight && managed_routes.is_empty());
+        is_left || route.refusal().is_none()
+    };
+    let changed = routes.filter(|route| match route.canary_weight {
+        Ok(weight) => (weight != share || !has_them(route)) && may_change(route, weight),
+        Err(_) => false,
     });
     changed
         .map(|route| Effect::SetWeight {
             route: route.route.clone(),
             canary: share,
+            managed_routes: managed_routes.clone(),
         })
         .collect()
 }

@@ -10,6 +10,8 @@ use super::{GATEWAY_LAG, POD_START, Set, World};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     weight: Weight,
+    /// Whether chosen requests go to the canary.
+    is_chosen: bool,
     stable: Option<Revision>,
     canary: Option<Revision>,
 }
@@ -17,8 +19,13 @@ pub struct Config {
 impl World {
     pub(super) fn apply_effect(&mut self, effect: Effect) {
         match effect {
-            Effect::SetWeight { canary, .. } => {
+            Effect::SetWeight {
+                canary,
+                managed_routes,
+                ..
+            } => {
                 self.route = Ok(canary);
+                self.managed = Some(managed_routes);
                 self.shares.push((self.now, canary, self.state.stage));
             }
             Effect::BindService {
@@ -103,6 +110,10 @@ impl World {
         };
         let config = Config {
             weight,
+            is_chosen: self
+                .managed
+                .as_ref()
+                .is_none_or(|managed| !managed.is_empty()),
             stable: self.stable_service.clone(),
             canary: self.canary_service.clone(),
         };
@@ -149,7 +160,8 @@ impl World {
         };
         let mut lost = Vec::new();
         for config in possible {
-            if !config.weight.is_zero() && !served(&config.canary) {
+            let reaches_canary = config.is_chosen || !config.weight.is_zero();
+            if reaches_canary && !served(&config.canary) {
                 lost.push(format!(
                     "{}: canary at {} has no pods ({config:?})",
                     self.now, config.weight

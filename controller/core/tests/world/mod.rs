@@ -28,16 +28,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serin_core::blue_green;
 use serin_core::command::{Authorization, Command, CommandOutcome, CommandResult, Verb};
 use serin_core::decide;
 use serin_core::effect::{Decision, Effect, Level};
+use serin_core::gate::GateReport;
 use serin_core::guardrail::GuardrailReport;
 use serin_core::hold::Hold;
+use serin_core::managed_route::ManagedRoute;
 use serin_core::observed::{AnalysisReport, PodProblem, ReplicasSource, WorkloadView};
 use serin_core::plan::Plan;
 use serin_core::release_analysis::AnalysisDocument;
 use serin_core::replicas;
+use serin_core::spec_change;
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 
@@ -84,6 +86,8 @@ pub struct World {
     pub stable_service: Option<Revision>,
     pub canary_service: Option<Revision>,
     pub route: Result<Weight, String>,
+    /// The rules for chosen requests on the route. `None` if somebody else changed one.
+    pub managed: Option<Vec<ManagedRoute>>,
     /// Why the stable Service is not written.
     pub stable_hold: Option<Hold>,
     /// Why the canary Service is not written.
@@ -100,6 +104,8 @@ pub struct World {
     pub report: Option<AnalysisReport>,
     /// What the guardrails found about the target revision.
     pub guardrails: GuardrailReport,
+    /// What was read for the gate of the current step.
+    pub gate: Option<GateReport>,
     /// Every decision with its time. `None` if decisions are not recorded.
     pub recording: Option<Vec<(Timestamp, Decision)>>,
     pub events: Vec<(Timestamp, &'static str, String)>,
@@ -142,6 +148,7 @@ impl World {
             stable_service: None,
             canary_service: None,
             route: Ok(Weight::ZERO),
+            managed: Some(Vec::new()),
             stable_hold: None,
             canary_hold: None,
             route_hold: None,
@@ -153,6 +160,7 @@ impl World {
             outcomes: Vec::new(),
             report: None,
             guardrails: GuardrailReport::default(),
+            gate: None,
             recording: None,
             events: Vec::new(),
             status_writes: 0,
@@ -252,6 +260,7 @@ impl World {
         let is_split = self.route.as_ref().is_ok_and(|share| !share.is_zero());
         if plan.services().is_some() && plan.routing().is_none() && is_split {
             self.route = Ok(Weight::ZERO);
+            self.managed = Some(Vec::new());
             self.record_config();
         }
     }
@@ -272,7 +281,7 @@ impl World {
             replicas,
             ..self.plan.clone()
         };
-        blue_green::keep_strategy(&mut plan, &self.state, self.now);
+        spec_change::keep_strategy(&mut plan, &self.state, self.now);
         plan
     }
 
@@ -298,9 +307,10 @@ impl World {
             .map(|(revision, set)| (revision, set.desired))
             .collect();
         format!(
-            "{sets:?} {:?} {:?} {}",
+            "{sets:?} {:?} {:?} {:?} {}",
             self.stable_service,
             self.canary_service,
+            self.managed,
             self.commands.len()
         )
     }

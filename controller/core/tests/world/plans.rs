@@ -38,6 +38,7 @@ pub fn plan(replicas: u32, steps: Vec<Step>) -> Plan {
         revision_history_limit: 3,
         rollback_window: 0,
         paused: false,
+        restart_at: None,
         workload: Workload::Owned,
         exposure: Exposure::Weighted(Routing {
             binding: ArmBinding::services("shop", "shop-canary"),
@@ -124,6 +125,7 @@ pub fn analysed(plan: Plan) -> Plan {
             max_duration: secs(3600),
             warm_up: secs(10),
             checks: BTreeSet::new(),
+            checks_before_traffic: BTreeSet::new(),
             bake: None,
             baseline_pods: None,
         });

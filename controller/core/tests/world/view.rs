@@ -84,7 +84,7 @@ impl World {
         let effective = self.effective_plan();
         let routed = effective.services().cloned();
         let observed_since = self.since("process", String::new());
-        let written_since = self.since("route", format!("{:?}", self.route));
+        let written_since = self.since("route", format!("{:?} {:?}", self.route, self.managed));
         let mut stable_service = self.service("stable", self.stable_service.clone());
         if !stable_service.exists && self.other_ready > 0 {
             stable_service.exists = true;
@@ -102,6 +102,7 @@ impl World {
         let route_view = |route: &RouteRef| RouteView {
             route: route.clone(),
             canary_weight: self.route.clone(),
+            managed_routes: self.managed.clone(),
             written_since,
             programmed: programmed.clone(),
             hold: self.route_hold.clone(),
@@ -141,6 +142,7 @@ impl World {
             commands: self.commands.clone(),
             analysis: self.report.clone(),
             guardrails: self.guardrails.clone(),
+            gate: self.gate.clone(),
         }
     }
 }

@@ -136,6 +136,7 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
         "horizontalpodautoscalers",
         "ns",
     ),
+    ("batch", "v1", "Job", "jobs", "nsg"),
     ("coordination.k8s.io", "v1", "Lease", "leases", "n"),
     (
         "discovery.k8s.io",
@@ -239,6 +240,13 @@ const CUSTOM: &[(&str, &str, &str, &str, &str)] = &[
         "v1alpha1",
         "TraefikService",
         "traefikservices",
+        "ng",
+    ),
+    (
+        "traefik.io",
+        "v1alpha1",
+        "IngressRoute",
+        "ingressroutes",
         "ng",
     ),
     ("projectcontour.io", "v1", "HTTPProxy", "httpproxies", "nsg"),

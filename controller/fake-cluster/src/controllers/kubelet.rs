@@ -269,8 +269,11 @@ impl PodLifecycle {
                 json!({"running": {"startedAt": started.unwrap_or_else(|| format_time(context.wall).into())}})
             }
         };
+        // A test may have set it.
+        let image_id = previous.and_then(|status| status["imageID"].as_str());
+        let image_id = image_id.unwrap_or_default();
         let mut status = json!({
-            "name": container["name"], "image": container["image"], "imageID": "", "ready": ready,
+            "name": container["name"], "image": container["image"], "imageID": image_id, "ready": ready,
             "restartCount": self.restarts, "started": self.running, "state": state, "lastState": {},
         });
         if self.restarts > 0 {

@@ -8,6 +8,7 @@ use serin_crds::guardrails::ImagePinnedGuardrail;
 use crate::evaluation::Report;
 use crate::facts::{Facts, PodFacts};
 use crate::image::{ImageReference, registry_digest};
+use crate::registry::{report_missing, resolves};
 use crate::template::{Container, Template};
 
 pub(super) fn check(options: &ImagePinnedGuardrail, facts: &Facts, report: &mut Report) {
@@ -28,6 +29,7 @@ pub(super) fn check(options: &ImagePinnedGuardrail, facts: &Facts, report: &mut 
             }
             Some(_) => {
                 check_running_digests(&container, facts, report);
+                check_resolved_digest(options, &container, facts, report);
                 continue;
             }
         };
@@ -41,6 +43,25 @@ pub(super) fn check(options: &ImagePinnedGuardrail, facts: &Facts, report: &mut 
             container.label(),
             format!("its image {} {problem}", container.image()),
             fix,
+        );
+    }
+}
+
+/// Finds a tag whose digest is to be resolved, and is not. Without a cluster, nobody resolves it, and
+/// the tag is enough.
+fn check_resolved_digest(
+    options: &ImagePinnedGuardrail,
+    container: &Container<'_>,
+    facts: &Facts,
+    report: &mut Report,
+) {
+    if resolves(options, container) && !facts.images.is_empty() {
+        let known = facts.images.get(container.image());
+        report_missing(
+            known.map(|known| &known.digest),
+            "the digest",
+            container,
+            report,
         );
     }
 }
@@ -89,6 +110,7 @@ mod tests {
     use super::super::test_facts::{codes, facts_of, findings, pod};
     use super::*;
     use crate::facts::Fact;
+    use crate::registry::{RegistryAnswer, RegistryFacts};
 
     const A: &str = "registry.example.com/app@sha256:aa";
     const B: &str = "registry.example.com/app@sha256:bb";
@@ -134,6 +156,33 @@ mod tests {
             [HoldCode::ImageNotPinned]
         );
         assert!(codes_of("app:v1@sha256:12", options).is_empty());
+    }
+
+    #[test]
+    fn a_tag_that_is_to_be_resolved_needs_a_digest_from_the_registry() {
+        let options = || json!({"resolveDigest": true});
+        let image = "registry.example.com/app:v1";
+        let with_digest = |digest: RegistryAnswer<String>| {
+            let mut facts = of_image(image);
+            let known = RegistryFacts {
+                digest,
+                ..RegistryFacts::default()
+            };
+            facts.images.insert(image.to_owned(), known);
+            codes(ImagePinned, options(), &facts)
+        };
+        assert!(with_digest(RegistryAnswer::Known("sha256:12".to_owned())).is_empty());
+        assert_eq!(
+            with_digest(RegistryAnswer::Pending),
+            [HoldCode::RegistryPending]
+        );
+        let failed = RegistryAnswer::Failed {
+            problem: "the registry does not have it".to_owned(),
+            fix: "Push it".to_owned(),
+        };
+        assert_eq!(with_digest(failed), [HoldCode::RegistryUnavailable]);
+        // Nobody resolves it without a cluster.
+        assert!(codes_of(image, options()).is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod priority;
 mod probes;
 mod resources;
 mod secrets_manager;
+mod signature_keys;
 mod spread;
 mod vulnerabilities;
 

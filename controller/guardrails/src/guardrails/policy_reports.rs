@@ -1,5 +1,6 @@
 //! Policy reports and constraints have no violation by the objects of the revision.
 
+use jiff::Timestamp;
 use serde_json::Value;
 use serin_core::guardrail::GuardrailKind;
 use serin_core::hold::HoldCode;
@@ -17,7 +18,7 @@ pub(super) fn check(options: &PolicyReportsGuardrail, facts: &Facts, report: &mu
         return report.unknown("policy reports or constraints", &Unknown::NotServed);
     }
     let objects = Objects::from_facts(facts);
-    let mut has_report = false;
+    let (mut has_report, mut unaudited) = (false, None);
     for (source, what) in [
         (Source::PolicyReports, "PolicyReports"),
         (Source::OpenReports, "Reports of openreports.io"),
@@ -36,17 +37,39 @@ pub(super) fn check(options: &PolicyReportsGuardrail, facts: &Facts, report: &mu
             for constraint in constraints {
                 check_constraint(constraint, &objects, options, report);
             }
+            let missing = not_audited(constraints, facts);
+            has_report |= missing.is_none() && !constraints.is_empty();
+            unaudited = missing;
         }
         Err(why) => report.unknown("constraints of Gatekeeper", &why),
     }
     if options.require_report == Some(true) && !has_report {
+        let audit = unaudited.map_or_else(String::new, |constraint| {
+            format!(", and Gatekeeper has not audited {constraint} since its first pod exists")
+        });
         report.add(
             HoldCode::PolicyReportMissing,
             format!("namespace {}", facts.namespace_name),
-            "no policy report about the revision exists",
+            format!("no policy report about the revision exists{audit}"),
             "Check that the policy engine runs and that its background scan includes the namespace",
         );
     }
+}
+
+/// The first constraint that Gatekeeper has not audited since the first pod of the revision exists:
+/// a violation by the revision would not be reported yet. `None` if there is none. The time of an
+/// audit is that of its start.
+fn not_audited(constraints: &[Value], facts: &Facts) -> Option<String> {
+    let is_audited = |constraint: &&Value| {
+        let audited_at = constraint["status"]["auditTimestamp"].as_str();
+        let audited_at = audited_at.and_then(|at| at.parse::<Timestamp>().ok());
+        let first_pod = facts.pods_since;
+        first_pod.is_some_and(|first| audited_at.is_some_and(|audited_at| audited_at > first))
+    };
+    let mut constraints = constraints.iter();
+    let constraint = constraints.find(|constraint| !is_audited(constraint))?;
+    let kind = constraint["kind"].as_str().unwrap_or("constraint");
+    Some(format!("{kind} {}", object_name(constraint)))
 }
 
 /// The objects of a revision.
@@ -338,6 +361,35 @@ mod tests {
         unreadable.objects.insert(Source::Constraints, failed);
         let found = codes(PolicyReports, json!({}), &unreadable);
         assert_eq!(found, [HoldCode::GuardrailUnknown]);
+    }
+
+    #[test]
+    fn an_audit_of_every_constraint_since_the_first_pod_counts_as_a_report() {
+        let constraint = |name: &str, audited_at: Value| {
+            json!({
+                "apiVersion": "constraints.gatekeeper.sh/v1beta1", "kind": "K8sRequiredLabels",
+                "metadata": {"name": name}, "status": {"auditTimestamp": audited_at},
+            })
+        };
+        let of = |constraints: Value| {
+            let mut facts = with(revision(), Source::Constraints, constraints);
+            facts.pods_since = Some("2026-03-01T12:00:00Z".parse().unwrap());
+            findings(PolicyReports, json!({"requireReport": true}), &facts)
+        };
+        let (before, since) = ("2026-03-01T12:00:00Z", "2026-03-01T12:00:01Z");
+        assert!(of(json!([constraint("a", json!(since))])).is_empty());
+        for second in [json!(before), json!("soon"), Value::Null] {
+            let constraints = json!([constraint("a", json!(since)), constraint("b", second)]);
+            let found = of(constraints);
+            assert_eq!(found[0].code, HoldCode::PolicyReportMissing);
+            assert!(
+                found[0]
+                    .problem
+                    .contains("has not audited K8sRequiredLabels b"),
+                "{found:?}"
+            );
+        }
+        assert_eq!(of(json!([]))[0].code, HoldCode::PolicyReportMissing);
     }
 
     #[test]

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serin_core::hold::HoldCode;
-use serin_core::text::Message;
+use serin_core::text::{Message, excerpt};
 use serin_crds::analysis::{CheckPhase, CheckSpec};
-use serin_crds::check::{Condition, render_query};
 use serin_crds::literals::parse_duration;
 use serin_crds::status::{CheckOutcome, CheckStatus};
 
 use super::CheckContext;
+use super::probe::ProbeOutcome;
+use super::source::{CheckCondition, CheckSource, condition_text};
 use crate::counter_selectors::AnalysisError;
 use crate::fingerprint::fingerprint;
 use crate::prometheus::{Answer, MOST_VALUES, QueryError};
@@ -35,6 +37,8 @@ pub enum CheckResult {
     NotANumber,
     /// The condition cannot be evaluated on the returned values. Never counts as success.
     Unreadable,
+    /// The endpoint did not respond. Never counts as success.
+    Unavailable,
 }
 
 impl CheckResult {
@@ -45,6 +49,7 @@ impl CheckResult {
             Self::Empty => Some(HoldCode::CheckEmpty),
             Self::NotANumber => Some(HoldCode::CheckNotANumber),
             Self::Unreadable => Some(HoldCode::CheckUnreadable),
+            Self::Unavailable => Some(HoldCode::CheckUnavailable),
         }
     }
 
@@ -52,7 +57,9 @@ impl CheckResult {
         match self {
             Self::Succeeded => CheckOutcome::Succeeded,
             Self::Failed => CheckOutcome::Failed,
-            Self::Empty | Self::NotANumber | Self::Unreadable => CheckOutcome::Inconclusive,
+            Self::Empty | Self::NotANumber | Self::Unreadable | Self::Unavailable => {
+                CheckOutcome::Inconclusive
+            }
         }
     }
 }
@@ -81,18 +88,22 @@ pub struct CheckState {
 pub struct Check {
     /// Its name.
     pub name: String,
-    /// PromQL query.
-    pub query: String,
+    /// What it queries, requests or runs.
+    pub source: CheckSource,
     /// Time between two evaluations.
     pub interval: Duration,
     initial_delay: Duration,
     pub(super) phase: CheckPhase,
     pub(super) is_decisive: bool,
     pub(super) failure_limit: u32,
-    condition: Condition,
+    condition: CheckCondition,
     pub(super) condition_text: String,
     pub(super) state: CheckState,
     query_failure: Option<(i64, QueryError)>,
+    /// Whether an endpoint that does not respond is a failure.
+    fails_if_unreachable: bool,
+    /// What its Job does now, for operators.
+    running: Option<String>,
 }
 
 impl Check {
@@ -116,9 +127,8 @@ impl Check {
                 .iter()
                 .map(|arg| (arg.name.as_str(), arg.value.as_str())),
         );
-        let query = render_query(&spec.query, &args).map_err(|why| invalid("query", why))?;
-        let condition =
-            Condition::parse(&spec.condition).map_err(|why| invalid("condition", why))?;
+        let (source, condition) =
+            CheckSource::new(spec, &args).map_err(|(field, why)| invalid(field, why))?;
         let interval = spec
             .interval
             .as_deref()
@@ -130,23 +140,27 @@ impl Check {
             .map_or(Ok(Duration::ZERO), parse_duration);
         let initial_delay =
             initial_delay.map_err(|error| invalid("initialDelay", error.to_string()))?;
-        let fingerprint = fingerprint(&format!("{query}|{}|{:?}", spec.condition, spec.phase));
+        let identity = source.identity();
+        let fingerprint = fingerprint(&format!("{identity}|{}|{:?}", spec.condition, spec.phase));
+        let http = spec.http.as_ref();
         let state = stored.filter(|stored| stored.fingerprint == fingerprint);
         Ok(Self {
             name: spec.name.clone(),
-            query,
+            source,
             interval,
             initial_delay,
             phase: spec.phase.unwrap_or_default(),
             is_decisive: spec.dry_run != Some(true),
             failure_limit: u32::try_from(spec.failure_limit.unwrap_or(0)).unwrap_or(0),
             condition,
-            condition_text: spec.condition.clone(),
+            condition_text: condition_text(spec).to_owned(),
             state: state.unwrap_or(CheckState {
                 fingerprint,
                 ..CheckState::default()
             }),
             query_failure: None,
+            fails_if_unreachable: http.is_some_and(|http| http.fail_if_unreachable == Some(true)),
+            running: None,
         })
     }
 
@@ -160,9 +174,14 @@ impl Check {
     }
 
     /// Time of the first query: `initialDelay` after the check first became due in this attempt,
-    /// but not before the end of the warm-up of the canary's first pods.
+    /// but not before the end of the warm-up of the canary's first pods, unless a position waits for
+    /// the check.
     pub(super) fn starts_at_ms(&self, at: &CheckContext) -> i64 {
         let due_ms = match self.phase {
+            CheckPhase::Step | CheckPhase::BeforeTraffic => {
+                let since_ms = at.awaited_since_ms(&self.name).unwrap_or(i64::MAX);
+                return since_ms.saturating_add(millis(self.initial_delay));
+            }
             CheckPhase::Release => at.traffic_since_ms,
             CheckPhase::BeforePromotion | CheckPhase::Bake => {
                 at.phase_since_ms.max(at.traffic_since_ms)
@@ -182,7 +201,8 @@ impl Check {
         // Rounded up, so that the check has started at the displayed time.
         let begins_at =
             Timestamp::from_second(begins_ms.saturating_add(999).div_euclid(1_000)).ok()?;
-        let field = if begins_ms > at.warm_up_ends_ms {
+        let has_warm_up = !matches!(self.phase, CheckPhase::Step | CheckPhase::BeforeTraffic);
+        let field = if begins_ms > at.warm_up_ends_ms || !has_warm_up {
             "initialDelay"
         } else {
             "warmUp"
@@ -191,9 +211,12 @@ impl Check {
     }
 
     /// Whether the check belongs to this phase and the canary has traffic, which a preview does not
-    /// need.
+    /// need, or whether a position waits for it.
     pub(super) fn is_due(&self, at: &CheckContext) -> bool {
         let is_time = match self.phase {
+            CheckPhase::Step | CheckPhase::BeforeTraffic => {
+                return at.awaited_since_ms(&self.name).is_some();
+            }
             CheckPhase::Release => at.phase != ReleasePhase::Bake,
             CheckPhase::BeforePromotion => matches!(
                 at.phase,
@@ -234,12 +257,76 @@ impl Check {
         }
         let values = last_values(answers);
         let (result, why) = self.evaluate(&values);
-        let is_excused = result == CheckResult::Failed && at.pods_are_young;
+        let found = why.unwrap_or_else(|| format_values(&values));
+        self.record(result, found, asked_ms, at);
+    }
+
+    /// Records what came of a request or a Job that was begun at `began_ms`.
+    pub(super) fn observe_probe(
+        &mut self,
+        outcome: &ProbeOutcome,
+        began_ms: i64,
+        at: &CheckContext,
+    ) {
+        if began_ms < self.starts_at_ms(at) {
+            return;
+        }
+        self.running = None;
+        self.query_failure = None;
+        let (result, found) = match outcome {
+            ProbeOutcome::Refused(AnalysisError { code, message }) => {
+                let (code, message) = (*code, message.clone());
+                let error = QueryError::CredentialsUnavailable { code, message };
+                self.query_failure = Some((began_ms, error));
+                return;
+            }
+            ProbeOutcome::JobRunning(message) => {
+                self.running = Some(message.clone());
+                return;
+            }
+            ProbeOutcome::JobSucceeded(message) => (CheckResult::Succeeded, message.clone()),
+            ProbeOutcome::JobFailed(message) => (CheckResult::Failed, message.clone()),
+            ProbeOutcome::Unreachable(why) if self.fails_if_unreachable => {
+                (CheckResult::Failed, format!("no response ({why})"))
+            }
+            ProbeOutcome::Unreachable(why) => {
+                (CheckResult::Unavailable, format!("no response ({why})"))
+            }
+            ProbeOutcome::Response { status, body } => self.evaluate_response(*status, body),
+        };
+        self.record(result, found, began_ms, at);
+    }
+
+    /// Evaluates the condition on a response. A body that is not JSON is a text.
+    fn evaluate_response(&self, status: u16, body: &str) -> (CheckResult, String) {
+        let CheckCondition::Response(condition) = &self.condition else {
+            return (
+                CheckResult::Unreadable,
+                "a response that nothing asked for".to_owned(),
+            );
+        };
+        let json = serde_json::from_str(body).unwrap_or_else(|_| Value::from(body));
+        match condition.evaluate(status, &json) {
+            Ok(true) => (CheckResult::Succeeded, format!("status {status}")),
+            Ok(false) => (CheckResult::Failed, describe_response(status, body)),
+            Err(why) => {
+                let found = describe_response(status, body);
+                (CheckResult::Unreadable, format!("{found} ({why})"))
+            }
+        }
+    }
+
+    /// Records a result. The failure of a Job, or at a position that waits for the check, counts
+    /// however young the pods are.
+    fn record(&mut self, result: CheckResult, found: String, at_ms: i64, at: &CheckContext) {
+        let is_of_traffic = !matches!(self.phase, CheckPhase::Step | CheckPhase::BeforeTraffic)
+            && !matches!(self.source, CheckSource::Job(_));
+        let is_excused = result == CheckResult::Failed && at.pods_are_young && is_of_traffic;
         let counts = result == CheckResult::Failed && !is_excused;
         self.state.failures = self.state.failures.saturating_add(u32::from(counts));
-        self.state.at_ms = Some(asked_ms);
+        self.state.at_ms = Some(at_ms);
         self.state.result = Some(result);
-        self.state.found = why.unwrap_or_else(|| format_values(&values));
+        self.state.found = found;
         if is_excused {
             self.state
                 .found
@@ -248,13 +335,16 @@ impl Check {
     }
 
     fn evaluate(&self, values: &[f64]) -> (CheckResult, Option<String>) {
+        let CheckCondition::Values(condition) = &self.condition else {
+            return (CheckResult::Unreadable, None);
+        };
         if values.is_empty() {
             return (CheckResult::Empty, Some("nothing".to_owned()));
         }
         if values.iter().any(|value| value.is_nan()) {
             return (CheckResult::NotANumber, None);
         }
-        match self.condition.evaluate(values) {
+        match condition.evaluate(values) {
             Ok(true) => (CheckResult::Succeeded, None),
             Ok(false) => (CheckResult::Failed, None),
             Err(why) => (
@@ -268,6 +358,9 @@ impl Check {
     /// last weight change and the start of the phase.
     pub(super) fn has_succeeded(&self, at: &CheckContext) -> bool {
         let since_ms = match self.phase {
+            CheckPhase::Step | CheckPhase::BeforeTraffic => {
+                at.awaited_since_ms(&self.name).unwrap_or(i64::MAX)
+            }
             CheckPhase::Release => at.weight_changed_at_ms,
             CheckPhase::BeforePromotion | CheckPhase::Bake => {
                 at.weight_changed_at_ms.max(at.phase_since_ms)
@@ -303,16 +396,24 @@ impl Check {
             found,
             ..
         } = &self.state;
-        let found = result.map(|_| format!("Found {found}; it must be {}.", self.condition_text));
+        let found = result.map(|_| match &self.source {
+            CheckSource::Job(_) => found.clone(),
+            _ => format!("Found {found}; it must be {}.", self.condition_text),
+        });
         let analysis_error = self
             .query_failure
             .as_ref()
-            .map(|(_, error)| format!("Cannot be queried. {error}."));
+            .map(|(_, error)| match &self.source {
+                CheckSource::Query(_) => format!("Cannot be queried. {error}."),
+                CheckSource::Http(_) | CheckSource::Job(_) => error.to_string(),
+            });
         let start = self
             .pending_start(at)
             .map(|start| format!("Starts {start}."));
         let waits = || match self.phase {
             CheckPhase::Release => "Not queried yet.",
+            CheckPhase::Step => "Queried while a step waits for it.",
+            CheckPhase::BeforeTraffic => "Queried before the first traffic.",
             CheckPhase::BeforePromotion => "Queried before promotion.",
             CheckPhase::Bake => "Queried after promotion.",
         };
@@ -325,6 +426,7 @@ impl Check {
             dry_run: !self.is_decisive,
             at: at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok()),
             message: analysis_error
+                .or_else(|| self.running.clone())
                 .filter(|_| self.is_active(at))
                 .or(start)
                 .or(found)
@@ -332,6 +434,14 @@ impl Check {
                 .map(Message::from),
         }
     }
+}
+
+/// The status and the start of the body, for display.
+fn describe_response(status: u16, body: &str) -> String {
+    if body.is_empty() {
+        return format!("status {status} without a body");
+    }
+    format!("status {status} with {:?}", excerpt(body))
 }
 
 /// The last value of each series, up to one more than a condition evaluates.

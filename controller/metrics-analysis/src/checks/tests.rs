@@ -54,6 +54,7 @@ fn at(now_ms: i64) -> CheckContext {
         pods_are_young: false,
         grace_ms: 2_000,
         now_ms,
+        awaited: AwaitedChecks::default(),
     }
 }
 
@@ -77,7 +78,9 @@ fn arguments_and_built_in_arguments_are_substituted() {
         json!([{"name": "queue", "condition": "result[0] < 5", "args": [{"name": "queue", "value": "a\"b"}],
         "query": "max(queue_length{queue=\"{{args.queue}}\",pod=~\"{{args.canaryReplicaSet}}-.*\"})"}]),
     );
-    let query = &checks.all()[0].query;
+    let CheckSource::Query(query) = &checks.all()[0].source else {
+        panic!("{checks:?}");
+    };
     assert_eq!(
         query,
         "max(queue_length{queue=\"a\\\"b\",pod=~\"checkout-bbb-.*\"})"

@@ -56,8 +56,11 @@ pub(super) fn evidence_fingerprint(settings: &Settings, plan: &ObjectivePlan) ->
     } else {
         ""
     };
+    let calibration = spec.calibration.map_or_else(String::new, |calibration| {
+        format!("|calibration {}", calibration.temper)
+    });
     let parameters = format!(
-        "{}|{}|{}|{}|{}{endpoints}{baseline}",
+        "{}|{}|{}|{}|{}{endpoints}{baseline}{calibration}",
         spec.objective,
         settings.analysis.alpha,
         settings.max_duration.as_secs(),

@@ -133,7 +133,7 @@ fn written_port(text: &str) -> Option<u16> {
 }
 
 /// Host and port of a URL, which share limits. Empty if it is not a URL.
-pub(super) fn host_and_port(url: &str) -> (String, u16) {
+pub(crate) fn host_and_port(url: &str) -> (String, u16) {
     let url = Url::parse(url).ok();
     let host_and_port = url
         .as_ref()

@@ -199,11 +199,25 @@ impl HttpClient {
         client.map_err(|error| QueryError::Untrusted(root_cause(&error)))
     }
 
+    /// The connections with the system trust store, which follow no redirect.
+    pub fn with_system_trust(&self, trust: AddressTrust) -> reqwest::Client {
+        match trust {
+            AddressTrust::Trusted => self.trusted.clone(),
+            AddressTrust::Restricted => self.restricted.clone(),
+        }
+    }
+
+    /// Why a URL whose host is an IP address must not be used for a Rollout. `None` if it may be, or
+    /// if its host is a name, which is checked when it is resolved.
+    pub fn refusal(&self, url: &str) -> Option<&'static str> {
+        literal_ip(url).and_then(|ip| self.refused.ip_reason(ip))
+    }
+
     /// Checks an address whose host is an IP address. Names are checked when they are resolved.
     pub(super) fn check_address(&self, server: &Server) -> Result<(), QueryError> {
-        let reason = match (server.trust, literal_ip(&server.url)) {
-            (AddressTrust::Restricted, Some(ip)) => self.refused.ip_reason(ip),
-            _ => None,
+        let reason = match server.trust {
+            AddressTrust::Restricted => self.refusal(&server.url),
+            AddressTrust::Trusted => None,
         };
         match reason {
             None => Ok(()),

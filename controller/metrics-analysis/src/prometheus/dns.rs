@@ -42,8 +42,9 @@ pub(super) enum LookupError {
     Slow(String),
     /// An address of the name is refused.
     #[error(
-        "the name {name:?} leads to {reason}, which Rollouts must not query unless \
-         --prometheus-allowed-address of the controller permits it"
+        "the name {name:?} leads to {reason}, which Rollouts must not query unless an option of the \
+         controller permits it: --prometheus-allowed-address, --registry-allowed-address or \
+         --check-allowed-address"
     )]
     Refused {
         /// The name.

@@ -133,7 +133,7 @@ fn find_tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Er
 }
 
 /// The innermost cause is specific (`Connection refused`). The outer ones only add context.
-pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

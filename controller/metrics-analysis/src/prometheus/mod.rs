@@ -25,6 +25,7 @@ mod tls;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(crate) use address::host_and_port;
 pub use address::{AllowedAddress, InvalidAddress, RefusedAddresses};
 pub(crate) use answer::push_key_part;
 pub use answer::{Answer, Labels, Series, newest_ms};
@@ -32,6 +33,7 @@ pub use answer_guard::{AnswerGuard, AnswerSource};
 pub use client::{AddressTrust, ClientError, HttpClient, QueryObserver, Server};
 pub use envelope::AnswerContent;
 pub use error::QueryError;
+pub(crate) use error::root_cause;
 pub use limits::Limits;
 pub use memory::Reservation;
 pub use poller::{PollResult, PollSpec, PollSubscription, Poller, SingleAnswer, next_answer};

@@ -1,6 +1,6 @@
 //! How much stable's errors differ by themselves, from the time before the release.
 
-use serin_analysis::placebo::{HOUR_MS, placebo};
+use serin_analysis::placebo::{HOUR_MS, PlaceboRule, placebo};
 use serin_analysis::{Objective, SampleBatch};
 
 use super::ReleaseAnalysis;
@@ -44,8 +44,12 @@ impl ReleaseAnalysis {
         let sums = history.aggregation();
         let rounds = sums.rounds(&objective_analysis.counters, [total, second, scraped]);
         // The day is known in these steps only, so the placebo releases have steps of some minutes.
-        let bets = objective_analysis.objective.bets();
-        let placebo = placebo(&rounds.ticks, HOUR_MS, bets, self.settings.analysis.alpha);
+        let rule = PlaceboRule {
+            bets: objective_analysis.objective.bets(),
+            alpha: self.settings.analysis.alpha,
+            canary_share: 0.0,
+        };
+        let placebo = placebo(&rounds.ticks, HOUR_MS, &rule);
         let evidence = &mut objective_analysis.state.evidence;
         evidence.learn_coarse_dispersion(&rounds.ticks, history.level());
         if placebo.releases() > 0 {

@@ -159,6 +159,9 @@ pub struct ReplayedRelease {
     pub objectives: Vec<ObjectiveRecord>,
     /// Gaps in the data of an objective: its name, start and end, in milliseconds since the epoch.
     pub gaps: Vec<(String, i64, i64)>,
+    /// Whether the spec has a baseline, but no stable pod started together with the canary's. The
+    /// canary is then compared with all stable pods.
+    pub lacks_baseline: bool,
 }
 
 /// Replays every release in the time range. A release begins when the canary receives requests

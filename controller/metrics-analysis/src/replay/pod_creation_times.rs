@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use serin_analysis::Arm;
 
 use super::MAX_GAP_SCRAPES;
 use super::sample_buffer::SampleBuffer;
@@ -108,6 +109,30 @@ impl PodCreationTimes {
         Ok(created_at)
     }
 
+    /// When the baseline pods of a release started that begins at `began_ms`: together with the first
+    /// canary pod. `None` if no stable pod that `created_at` lists started with it.
+    ///
+    /// Pods that are known from their scrapes only may seem younger by a scrape interval.
+    pub(super) fn baseline_start(
+        buffers: &[(&SampleBuffer, &CounterSelectors)],
+        created_at: &BTreeMap<String, Timestamp>,
+        (began_ms, interval_ms): (i64, i64),
+    ) -> Option<Timestamp> {
+        let times = |side: Arm| {
+            let pods = buffers
+                .iter()
+                .flat_map(move |(buffer, counters)| buffer.pods_of_side(counters, side));
+            pods.filter_map(|pod| created_at.get(pod).map(|at| at.as_millisecond()))
+        };
+        let canary_ms = times(Arm::Canary).min()?;
+        let since_ms = canary_ms.saturating_sub(interval_ms);
+        let is_baseline = |at_ms: i64| (since_ms..=began_ms).contains(&at_ms);
+        let has_baseline = times(Arm::Stable).any(is_baseline);
+        has_baseline
+            .then(|| Timestamp::from_millisecond(since_ms).ok())
+            .flatten()
+    }
+
     async fn created(
         &mut self,
         poller: &Poller,
@@ -188,6 +213,52 @@ mod tests {
             None,
             "a gateway's series do not name the pods"
         );
+    }
+
+    /// Counters by pod, and the samples of these pods: each with the second of its first scrape.
+    fn buffer(pods: &[(&str, i64)]) -> (SampleBuffer, CounterSelectors) {
+        let objective = serde_json::json!({"name": "availability", "objective": 99.9,
+            "counters": {"total": "requests_total", "errors": "requests_total{code=\"500\"}"}});
+        let objective = serde_json::from_value(objective).unwrap();
+        let counters = CounterSelectors::new(&objective, &request()).unwrap();
+        let series = pods.iter().map(|(pod, from)| Series {
+            labels: [("__name__", "requests_total"), ("pod", pod)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            samples: (*from..=from + 60)
+                .map(|second| (1_000 * second, 1.0))
+                .collect(),
+        });
+        let mut buffer = SampleBuffer::default();
+        buffer.append(&counters, vec![series.collect()], 15_000);
+        (buffer, counters)
+    }
+
+    fn baseline_start(pods: &[(&str, i64)], began: i64) -> Option<i64> {
+        let (buffer, counters) = buffer(pods);
+        let created_at = pods.iter().map(|(pod, second)| {
+            let created_at = Timestamp::from_second(*second).unwrap();
+            ((*pod).to_owned(), created_at)
+        });
+        let created_at = created_at.collect();
+        let start = (1_000 * began, 15_000);
+        let since = PodCreationTimes::baseline_start(&[(&buffer, &counters)], &created_at, start);
+        since.map(Timestamp::as_second)
+    }
+
+    #[test]
+    fn the_baseline_starts_with_the_first_canary_pod() {
+        let old = ("checkout-aaa-x7k2p", 100);
+        let young = ("checkout-aaa-q9w4z", 1_003);
+        let canary = ("checkout-bbb-m3n5v", 1_000);
+        let later = ("checkout-aaa-b6c8d", 1_500);
+        assert_eq!(baseline_start(&[old, young, canary], 1_100), Some(985));
+        assert_eq!(
+            baseline_start(&[old, canary, later], 1_100),
+            None,
+            "a pod that starts during the release is no baseline by itself"
+        );
+        assert_eq!(baseline_start(&[old, young], 1_100), None, "no canary pod");
     }
 
     #[test]

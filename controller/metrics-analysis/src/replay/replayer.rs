@@ -206,11 +206,7 @@ impl<'a> Replayer<'a> {
         for (plan, service) in plans.iter_mut().zip(&services) {
             plan.service = service.clone();
         }
-        let weight = match &self.parameters.weights {
-            WeightSource::Set(_) => self.weight_set(0),
-            WeightSource::Observed => Some(Weight::percent(1)),
-        };
-        let weight = weight.unwrap_or(Weight::ZERO);
+        let weight = self.first_weight();
         let buffers: Vec<_> = self
             .buffers
             .iter()
@@ -229,8 +225,14 @@ impl<'a> Replayer<'a> {
             name: POD_CREATED.to_owned(),
             error,
         })?;
+        let has_baseline = self.parameters.request.analysis.baseline.is_some();
+        let start = (now_ms, self.interval_ms);
+        let baseline_since = has_baseline
+            .then(|| PodCreationTimes::baseline_start(&buffers, &pods_created_at, start))
+            .flatten();
         let request = AnalysisRequest {
             pods_created_at,
+            baseline_since,
             weight,
             ..self.parameters.request.clone()
         };
@@ -260,6 +262,7 @@ impl<'a> Replayer<'a> {
                 .map(ObjectiveRecord::new)
                 .collect(),
             gaps: Vec::new(),
+            lacks_baseline: has_baseline && baseline_since.is_none(),
         };
         self.current = Some(ReleaseReplay {
             release,
@@ -275,6 +278,13 @@ impl<'a> Replayer<'a> {
             stable_at_ms: now_ms,
         });
         Ok(())
+    }
+
+    fn first_weight(&self) -> Weight {
+        match &self.parameters.weights {
+            WeightSource::Set(_) => self.weight_set(0).unwrap_or(Weight::ZERO),
+            WeightSource::Observed => Weight::percent(1),
+        }
     }
 
     fn weight_set(&self, since_ms: i64) -> Option<Weight> {

@@ -95,6 +95,19 @@ impl SampleBuffer {
             .collect()
     }
 
+    /// The pods of one side, whenever they were scraped.
+    pub(super) fn pods_of_side<'a>(
+        &'a self,
+        counters: &'a CounterSelectors,
+        side: Arm,
+    ) -> impl Iterator<Item = &'a str> {
+        let of_side = self
+            .total
+            .keys()
+            .filter(move |labels| counters.arm(labels) == Some(side));
+        of_side.filter_map(|labels| counters.pod(labels))
+    }
+
     /// Pods that were scraped after `from_ms` and until `to_ms`.
     pub(super) fn pods<'a>(
         &'a self,

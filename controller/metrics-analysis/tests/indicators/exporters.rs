@@ -154,31 +154,49 @@ fn pods_are_counted_by_themselves_and_other_status_labels_are_no_data() {
 }
 
 #[test]
-fn envoy_gateway_is_rejected_because_its_counters_have_no_sides() {
-    let analysis_error = counters(json!({"indicator": "envoy-gateway"})).unwrap_err();
-    assert!(
-        analysis_error.message.contains("use the indicator pod"),
-        "{}",
-        analysis_error.message
-    );
+fn clusters_of_envoy_are_counted_by_the_service_that_they_are_named_after() {
+    for (name, text) in [
+        (
+            "envoy-gateway",
+            include_str!("../fixtures/envoy-gateway.txt"),
+        ),
+        ("contour", include_str!("../fixtures/contour.txt")),
+    ] {
+        let stored = scraped(text, false);
+        let totals = request_totals(&indicator(name), &stored);
+        assert_eq!(totals, EXPECTED_TOTALS, "{name}");
+    }
+}
+
+#[test]
+fn clusters_of_envoy_gateway_that_backends_with_filters_have_are_counted_by_their_position() {
     let stored = scraped(include_str!("../fixtures/envoy-gateway.txt"), false);
-    let written = |route: &str| {
-        let cluster =
-            format!("envoy_cluster_name=~\"httproute/shop/{route}/rule/0(/backend/.+)?\"");
-        let counters = counters(json!({"counters": {
-            "total": format!("envoy_cluster_upstream_rq_completed{{{cluster}}}"),
-            "errors": format!("envoy_cluster_upstream_rq_xx{{{cluster},envoy_response_code_class=\"5\"}}"),
-            "variants": {"label": "envoy_cluster_name", "canary": ".*/backend/1", "stable": ".*/backend/0"},
-        }}));
-        request_totals(&counters.unwrap(), &stored)
+    let cluster = "envoy_cluster_name=~\"httproute/shop/filtered/rule/0/backend/.+\"";
+    let counters = counters(json!({"counters": {
+        "total": format!("envoy_cluster_upstream_rq_completed{{{cluster}}}"),
+        "errors": format!("envoy_cluster_upstream_rq_xx{{{cluster},envoy_response_code_class=\"5\"}}"),
+        "variants": {"label": "envoy_cluster_name", "canary": ".*/backend/1", "stable": ".*/backend/0"},
+    }}));
+    assert_eq!(request_totals(&counters.unwrap(), &stored), EXPECTED_TOTALS);
+}
+
+// As seen with the TraefikService of a local cluster, and Traefik's own kinds in general.
+#[test]
+fn services_of_traefiks_own_kinds_are_counted_by_written_counters() {
+    let stored = scraped(include_str!("../fixtures/traefik-crd.txt"), false);
+    let services = "service=~\"shop-checkout(-canary)?-8080@kubernetescrd\"";
+    let counters = counters(json!({"counters": {
+        "total": format!("traefik_service_requests_total{{{services}}}"),
+        "errors": format!("traefik_service_requests_total{{{services},code=~\"5..\"}}"),
+        "variants": {
+            "label": "service", "canary": "shop-checkout-canary-8080@kubernetescrd",
+            "stable": "shop-checkout-8080@kubernetescrd",
+        },
+    }}));
+    let expected = RequestTotals {
+        canary: (81.0, 4.0),
+        stable: (731.0, 5.0),
+        service: (812.0, 9.0),
     };
-    // If a backend has a filter, each backend has its own cluster, and the sides can be
-    // distinguished. Without a filter they cannot.
-    assert_eq!(written("filtered"), EXPECTED_TOTALS);
-    let undistinguished = RequestTotals {
-        canary: (0.0, 0.0),
-        stable: (0.0, 0.0),
-        service: (30_015.0, 38.0),
-    };
-    assert_eq!(written("checkout"), undistinguished);
+    assert_eq!(request_totals(&counters.unwrap(), &stored), expected);
 }

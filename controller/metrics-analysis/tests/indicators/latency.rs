@@ -59,6 +59,20 @@ fn slow_requests_are_those_outside_the_bucket() {
             include_str!("../fixtures/nginx.txt"),
         ),
         (
+            "envoy-gateway",
+            "250ms",
+            (3000.0, 76.0),
+            (27_015.0, 201.0),
+            include_str!("../fixtures/envoy-gateway.txt"),
+        ),
+        (
+            "contour",
+            "250ms",
+            (3000.0, 76.0),
+            (27_015.0, 201.0),
+            include_str!("../fixtures/contour.txt"),
+        ),
+        (
             "pod",
             "250ms",
             (3000.0, 76.0),

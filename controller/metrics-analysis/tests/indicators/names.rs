@@ -59,6 +59,25 @@ proptest! {
     }
 
     #[test]
+    fn no_other_cluster_counts_in_envoy_gateway(kind in "service|backend|serviceimport", namespace in near_name(),
+        service in near_name(), port in "[0-9]{1,5}(/http)?") {
+        let cluster = format!("{kind}/{namespace}/{service}/{port}");
+        let series = labels(&[("__name__", "envoy_cluster_upstream_rq_xx"), ("envoy_cluster_name", &cluster),
+            ("envoy_response_code_class", "2")]);
+        let is_own = kind == "service" && namespace == "shop" && SERVICES.contains(&service.as_str());
+        prop_assert_eq!(counts(&request(), "envoy-gateway", series), (is_own, is_own));
+    }
+
+    #[test]
+    fn no_other_cluster_counts_in_contour(namespace in near_name(), service in near_name(), port in "[0-9]{1,5}") {
+        let cluster = format!("{namespace}_{service}_{port}");
+        let series = labels(&[("__name__", "envoy_cluster_upstream_rq_xx"), ("envoy_cluster_name", &cluster),
+            ("envoy_response_code_class", "2")]);
+        let is_own = namespace == "shop" && SERVICES.contains(&service.as_str());
+        prop_assert_eq!(counts(&request(), "contour", series), (is_own, is_own));
+    }
+
+    #[test]
     fn no_other_route_or_service_counts_in_linkerd(
         [route_namespace, route, namespace, service] in [near_name(), near_name(), near_name(), near_name()],
         own in 0..16_u8,
@@ -208,11 +227,14 @@ fn message_of_shared_service(indicator: Value) -> Option<String> {
 
 #[test]
 fn a_mesh_that_cannot_distinguish_another_rule_is_rejected() {
-    let message = message_of_shared_service(json!({"indicator": "istio"})).unwrap();
-    assert!(
-        message.contains("rule 0 of HTTPRoute shop/probe") && message.contains("its own Service"),
-        "{message}"
-    );
+    for indicator in ["istio", "envoy-gateway", "contour"] {
+        let message = message_of_shared_service(json!({"indicator": indicator})).unwrap();
+        assert!(
+            message.contains("rule 0 of HTTPRoute shop/probe")
+                && message.contains("its own Service"),
+            "{message}"
+        );
+    }
     let of_linkerd = message_of_shared_service(json!({"indicator": "linkerd"}));
     assert_eq!(of_linkerd, None, "it names the route");
 }
@@ -234,6 +256,8 @@ fn counters_that_name_the_route_are_rejected_if_a_route_of_another_kind_is_split
             ("traefik", true),
             ("linkerd", true),
             ("istio", false),
+            ("envoy-gateway", false),
+            ("contour", false),
             ("pod", false),
         ] {
             let counters = counters_of(&of_kind(kind), json!({"indicator": indicator}));

@@ -8,6 +8,7 @@ use serin_analysis::Arm;
 use serin_analysis::claim::RoutedUnit;
 use serin_core::plan::RouteKind;
 use serin_core::units::{Revision, Weight};
+use serin_metrics_analysis::checks::AwaitedChecks;
 use serin_metrics_analysis::counter_selectors::{AnalysisError, CounterSelectors};
 use serin_metrics_analysis::prometheus::{Labels, Series};
 use serin_metrics_analysis::routes::{
@@ -151,12 +152,14 @@ pub fn request() -> AnalysisRequest {
         pods_created_at: BTreeMap::new(),
         pod_nodes: BTreeMap::new(),
         baseline_since: None,
+        compared_stable: 1.0,
         routed_unit: RoutedUnit::Request,
         weight: Weight::percent(10),
         pace: None,
         is_blue_green: false,
         evidence_required_at: None,
         phase: ReleasePhase::Release,
+        awaited_checks: AwaitedChecks::default(),
         freeze_lifted: false,
         previous_ended_at: None,
         resume_from: None,

@@ -4,6 +4,7 @@
 //! latest snapshot for reconciles. A reconcile never queries Prometheus; it is triggered when the
 //! snapshot has changed. Only the owner of a Rollout analyzes it.
 
+mod check_subscriptions;
 mod server_resolver;
 mod task;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serin_core::units::Revision;
 use serin_metrics_analysis::prometheus::Poller;
+use serin_metrics_analysis::report::starting_report;
 use serin_metrics_analysis::{AnalysisRequest, AnalysisSnapshot, ReleasePhase};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -22,6 +24,7 @@ use crate::clock::Clock;
 use crate::cluster_cache::Key;
 use crate::dispatcher::Dispatcher;
 use crate::ownership::Ownership;
+use crate::probes::Probes;
 use crate::telemetry::Metrics;
 
 pub use server_resolver::{DefaultServer, RefreshIntervals, ServerResolver};
@@ -39,6 +42,8 @@ pub struct AnalysisDeps {
     pub poller: Poller,
     /// Resolves the Prometheus server of each Rollout.
     pub servers: ServerResolver,
+    /// Sends the requests and runs the Jobs of checks.
+    pub probes: Probes,
     pub metrics: Arc<Metrics>,
     pub clock: Clock,
 }
@@ -115,10 +120,8 @@ impl AnalysisManager {
 
     fn start(&self, request: AnalysisRequest) -> TaskHandle {
         let now = self.inner.deps.clock.now();
-        let latest = Arc::new(Mutex::new(AnalysisSnapshot::undecided(
-            "The analysis is starting.",
-            now,
-        )));
+        let initial = AnalysisSnapshot::from_report(starting_report(&request, now));
+        let latest = Arc::new(Mutex::new(initial));
         let (sender, receiver) = watch::channel(request);
         let task = task::run_analysis(
             self.inner.deps.clone(),

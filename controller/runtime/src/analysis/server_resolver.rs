@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::PostParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serin_core::hold::HoldCode;
@@ -24,6 +22,8 @@ use serin_metrics_analysis::prometheus::{
 use serin_metrics_analysis::{AnalysisRequest, ReleasePhase, RolloutName};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+
+use crate::client::own_username;
 
 /// Maximum number of concurrent reads.
 const CONCURRENT_READS: usize = 8;
@@ -190,6 +190,29 @@ impl ServerResolver {
         }
     }
 
+    /// The value of a header of a check, from a Secret in the namespace of the Rollout.
+    ///
+    /// # Errors
+    /// The Secret or its key is missing, invalid or not readable.
+    pub async fn header_value(
+        &self,
+        namespace: &str,
+        secret: &str,
+        key: &str,
+    ) -> Result<String, AnalysisError> {
+        let source = CredentialSource {
+            kind: CredentialSourceKind::Secret,
+            namespace,
+            name: secret,
+            referenced_by: "spec.analysis.checks[].http.headers",
+        };
+        let data = self
+            .read(&source)
+            .await
+            .map_err(CredentialError::into_error)?;
+        source.header_value(&data, key)
+    }
+
     async fn default_server(&self, namespace: &str) -> Result<Server, CredentialError> {
         let Some(default) = &self.default else {
             return Err(AnalysisError::no_address().into());
@@ -354,7 +377,7 @@ impl ServerResolver {
                 Err(source.not_found().into())
             }
             Err(kube::Error::Api(status)) if api_status::is_forbidden(&status) => {
-                Err(source.forbidden(&self.own_username().await).into())
+                Err(source.forbidden(&own_username(&self.client).await).into())
             }
             Err(kube::Error::Api(status)) => Err(CredentialError::Transient(
                 source.unavailable(&api_status::message(&status)),
@@ -364,18 +387,6 @@ impl ServerResolver {
                 source.unavailable("the request to the API server failed"),
             )),
         }
-    }
-
-    /// The username of this process according to the API server, for the message that suggests RBAC
-    /// rules.
-    async fn own_username(&self) -> String {
-        let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
-        let review = reviews
-            .create(&PostParams::default(), &SelfSubjectReview::default())
-            .await
-            .ok();
-        let user = review.and_then(|review| review.status?.user_info?.username);
-        user.unwrap_or_else(|| "THE-USER-OF-THE-CONTROLLER".to_owned())
     }
 }
 

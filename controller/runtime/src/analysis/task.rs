@@ -8,11 +8,14 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serin_core::hold::HoldCode;
+use serin_core::observed::AnalysisReport;
 use serin_metrics_analysis::backfill::{backfill, estimate_dispersion};
-use serin_metrics_analysis::budget;
+use serin_metrics_analysis::budget::{self, ReleaseOutlook};
 use serin_metrics_analysis::checkpoint::Checkpoint;
 use serin_metrics_analysis::counter_selectors::AnalysisError;
+use serin_metrics_analysis::idle_placebo;
 use serin_metrics_analysis::objective_analysis::{ObjectivePlan, ObjectivePoll};
+use serin_metrics_analysis::preview;
 use serin_metrics_analysis::prometheus::{
     Answer, AnswerContent, PollResult, PollSpec, PollSubscription, QueryError, Server, newest_ms,
     next_answer,
@@ -26,6 +29,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::check_subscriptions::{
+    self, CheckEvent, CheckSubscription, has_work_without_traffic, needs_prometheus,
+};
 use super::server_resolver::CredentialError;
 use super::{AnalysisDeps, lock};
 use crate::cluster_cache::Key;
@@ -166,16 +172,10 @@ struct ObjectiveSubscription {
     read_at: Option<Instant>,
 }
 
-/// A poll check.
-struct CheckSubscription {
-    check: usize,
-    answers: PollSubscription,
-}
-
 /// An event that a task waits for.
 enum TaskEvent {
     Answer(usize, Arc<PollResult>),
-    Check(usize, Arc<PollResult>),
+    Check(CheckEvent),
     Request,
     /// A check starts, because its initial delay or the warm-up is over.
     CheckBegins,
@@ -187,6 +187,9 @@ impl AnalysisTask<'_> {
         let servers = self.publisher.deps.servers.clone();
         loop {
             let request = self.request.borrow_and_update().clone();
+            if !needs_prometheus(&request) {
+                return self.analyze_with(Server::default()).await;
+            }
             let resolved = servers
                 .resolve(&request)
                 .await
@@ -194,9 +197,7 @@ impl AnalysisTask<'_> {
             let server = match &resolved {
                 Ok(server) => server.clone(),
                 // Before the first traffic, there is nothing to analyze but a preview.
-                Err(error)
-                    if request.weight.is_zero() && request.phase != ReleasePhase::Preview =>
-                {
+                Err(error) if request.weight.is_zero() && !has_work_without_traffic(&request) => {
                     self.publisher.publish_hold(error.clone());
                     tokio::select! {
                         has_traffic = self.wait_for_traffic() => if !has_traffic { return },
@@ -228,7 +229,7 @@ impl AnalysisTask<'_> {
     /// Waits until the canary has traffic or is a preview. Returns false if the task should stop.
     async fn wait_for_traffic(&mut self) -> bool {
         self.request
-            .wait_for(|request| !request.weight.is_zero() || request.phase == ReleasePhase::Preview)
+            .wait_for(|request| !request.weight.is_zero() || has_work_without_traffic(request))
             .await
             .is_ok()
     }
@@ -263,6 +264,12 @@ impl AnalysisTask<'_> {
         } else {
             Cadence::RELEASE
         };
+        let placebo_plans = if is_idle {
+            idle_placebo::plans(&self.request.borrow())
+        } else {
+            Vec::new()
+        };
+        let mut placebo_plans = placebo_plans.into_iter();
         for (index, plan) in plans.iter().enumerate() {
             let queries = SloQueries::new(&plan.counters, slo_window(&plan.spec)?);
             let current = self
@@ -270,8 +277,17 @@ impl AnalysisTask<'_> {
                 .get(index)
                 .map(|service| service.borrow().clone());
             let (sender, receiver) = watch::channel(current.unwrap_or_default());
+            let poller = self.publisher.deps.poller.clone();
+            if let Some(plan) = placebo_plans.next().flatten() {
+                followers.spawn(idle_placebo::keep_current(
+                    poller.clone(),
+                    settings.clone(),
+                    plan,
+                    sender.clone(),
+                ));
+            }
             followers.spawn(service_slo::keep_current(
-                self.publisher.deps.poller.clone(),
+                poller,
                 settings.server.clone(),
                 queries,
                 cadence,
@@ -319,25 +335,34 @@ impl AnalysisTask<'_> {
             let request = self.request.borrow_and_update().clone();
             let has_traffic = !request.weight.is_zero() && request.phase != ReleasePhase::Idle;
             let has_checks = !request.analysis.checks.is_empty();
-            if has_traffic || (has_checks && request.phase == ReleasePhase::Preview) {
+            if has_traffic || (has_checks && has_work_without_traffic(&request)) {
                 return true;
             }
             let now = self.publisher.deps.clock.now();
             let objectives = plans.iter().zip(services.iter_mut());
             let budgets = objectives.filter_map(|(plan, service)| {
+                let service = service.borrow_and_update();
                 budget::budget_status(
                     &plan.spec,
-                    &service.borrow_and_update(),
+                    &service,
                     settings,
-                    request.evidence_required_at,
+                    &ReleaseOutlook {
+                        proven_at: request.evidence_required_at,
+                        compared_stable: request.compared_stable,
+                        placebo: service.placebo(),
+                    },
                     now,
                 )
             });
             let budgets = budgets.collect();
-            self.publisher.publish(AnalysisSnapshot {
+            let mut snapshot = AnalysisSnapshot {
                 budgets,
                 ..AnalysisSnapshot::undecided("No traffic is routed to the canary yet.", now)
-            });
+            };
+            if let Some(report) = report_before_switch(&request, settings, plans, services) {
+                snapshot.report = report;
+            }
+            self.publisher.publish(snapshot);
             let mut service_changes: FuturesUnordered<_> =
                 services.iter_mut().map(watch::Receiver::changed).collect();
             tokio::select! {
@@ -366,15 +391,18 @@ impl AnalysisTask<'_> {
             })
             .collect();
         let mut check_subscriptions = Vec::new();
-        // Without objectives, no answer arrives before a check starts. Until then, the status shows
-        // when it starts.
-        if subscriptions.is_empty() {
-            let now_ms = self.publisher.now_ms();
-            self.publisher.publish(release.snapshot(now_ms));
-        }
+        // The first answer can take long. Until then, the status shows what the analysis waits for.
+        let now_ms = self.publisher.now_ms();
+        self.publisher.publish(release.snapshot(now_ms));
         loop {
-            self.update_check_subscriptions(&release, &mut check_subscriptions);
             let now_ms = self.publisher.now_ms();
+            check_subscriptions::update(
+                &mut check_subscriptions,
+                &self.publisher.deps,
+                &self.request.borrow(),
+                &release,
+                now_ms,
+            );
             let begins_ms = release
                 .next_check_start_ms(now_ms)
                 .map(|begins_ms| begins_ms.saturating_sub(now_ms));
@@ -392,11 +420,7 @@ impl AnalysisTask<'_> {
                             .await;
                     }
                 }
-                TaskEvent::Check(index, result) => {
-                    let now_ms = self.publisher.now_ms();
-                    let sent_ms = now_ms.saturating_sub(millis(result.sent_at.elapsed()));
-                    release.observe_check(index, &result.answers, sent_ms, now_ms);
-                }
+                TaskEvent::Check(event) => event.record(&mut release, self.publisher.now_ms()),
             }
             let now_ms = self.publisher.now_ms();
             self.publisher.publish(release.snapshot(now_ms));
@@ -415,35 +439,6 @@ impl AnalysisTask<'_> {
         })
     }
 
-    /// Starts polls for the checks that are due, and stops the others.
-    fn update_check_subscriptions(
-        &self,
-        release: &ReleaseAnalysis,
-        subscriptions: &mut Vec<CheckSubscription>,
-    ) {
-        let now_ms = self.publisher.now_ms();
-        subscriptions.retain(|subscription| release.is_check_active(subscription.check, now_ms));
-        for (check, of) in release.checks.all().iter().enumerate() {
-            if release.is_check_active(check, now_ms)
-                && subscriptions
-                    .iter()
-                    .all(|subscription| subscription.check != check)
-            {
-                let queries = vec![of.query.clone()];
-                let spec = PollSpec {
-                    server: release.settings.server.clone(),
-                    queries,
-                    content: AnswerContent::Values,
-                    period: of.interval,
-                };
-                subscriptions.push(CheckSubscription {
-                    check,
-                    answers: self.publisher.deps.poller.subscribe(spec),
-                });
-            }
-        }
-    }
-
     async fn next_event(
         &mut self,
         subscriptions: &mut [ObjectiveSubscription],
@@ -455,15 +450,9 @@ impl AnalysisTask<'_> {
         let answers = subscriptions.iter_mut().enumerate().map(|(index, subscription)| {
             async move { TaskEvent::Answer(index, next_answer(&mut subscription.answers).await) }.boxed()
         });
-        let checked = checks.iter_mut().map(|subscription| {
-            async move {
-                TaskEvent::Check(
-                    subscription.check,
-                    next_answer(&mut subscription.answers).await,
-                )
-            }
-            .boxed()
-        });
+        let checked = checks
+            .iter_mut()
+            .map(|subscription| async move { TaskEvent::Check(subscription.next().await) }.boxed());
         let mut all: FuturesUnordered<_> = answers.chain(checked).collect();
         tokio::select! {
             Some(event) = all.next() => event,
@@ -552,4 +541,20 @@ impl AnalysisTask<'_> {
                 .set_evidence_age(Duration::from_millis(age));
         }
     }
+}
+
+/// Why a blue/green release must not be switched yet, as the service reports it.
+fn report_before_switch(
+    request: &AnalysisRequest,
+    settings: &Settings,
+    plans: &[ObjectivePlan],
+    services: &[watch::Receiver<ServiceSlo>],
+) -> Option<AnalysisReport> {
+    if !request.is_blue_green {
+        return None;
+    }
+    let services: Vec<_> = services.iter().map(watch::Receiver::borrow).collect();
+    let objectives = plans.iter().map(|plan| &plan.spec);
+    let objectives = objectives.zip(services.iter().map(|service| &**service));
+    preview::report_before_switch(request, settings, objectives)
 }

@@ -15,6 +15,7 @@ use serin_crds::RolloutCommand;
 use serin_crds::names::{
     DEPLOYMENT_ANNOTATION, FIELD_MANAGER, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION,
 };
+use serin_crds::side_metadata::AddedMetadata;
 use serin_traffic::{Router, router_for};
 
 use super::Key;
@@ -65,14 +66,14 @@ impl From<ReplicaSetObject> for CachedReplicaSet {
     fn from(set: ReplicaSetObject) -> Self {
         let status = set.status.unwrap_or_default();
         let spec = set.spec.unwrap_or_default();
-        let template = spec
-            .template
-            .map(|template| (template.digest, template.ports));
-        let (template, ports) = template.unzip();
+        let (template, ports, added) = spec.template.map_or_else(Default::default, |template| {
+            (Some(template.digest), template.ports, template.added)
+        });
         Self {
             identity: Identity::from(&set.metadata),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            ports: ports.unwrap_or_default(),
+            ports,
+            added,
             template,
             owner: controller(&set.metadata),
             deployment: annotation(&set.metadata, DEPLOYMENT_ANNOTATION),
@@ -131,8 +132,16 @@ impl From<PodObject> for CachedPod {
             waiting: waiting(containers()),
             starting_since: mount_failures::starting_since(&status),
             problem,
+            added: added(&pod.metadata),
         }
     }
+}
+
+/// What was added to an object for the side of its revision.
+fn added(meta: &ObjectMeta) -> Option<Box<AddedMetadata>> {
+    let annotations = meta.annotations.as_ref()?;
+    let get = |name: &str| annotations.get(name).map(String::as_str);
+    AddedMetadata::from_annotations(get).map(Box::new)
 }
 
 /// The restarts of a container. `None` if it has not restarted.

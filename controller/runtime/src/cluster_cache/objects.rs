@@ -10,6 +10,7 @@ use serde_json::Value;
 use serin_core::command::Command;
 use serin_core::observed::PodProblem;
 use serin_core::units::Revision;
+use serin_crds::side_metadata::AddedMetadata;
 
 use super::Key;
 use super::convert::CRASH_LOOP;
@@ -75,6 +76,8 @@ pub struct CachedReplicaSet {
     pub min_ready_seconds: i32,
     /// The ports that its template declares.
     pub ports: Vec<DeclaredPort>,
+    /// What was added to its template for the side of its revision. `None` if nothing was.
+    pub added: Option<AddedMetadata>,
     /// Its controller, if any.
     pub owner: Option<ControllerRef>,
     /// The Deployment that it was taken over from, if any.
@@ -156,6 +159,8 @@ pub struct CachedPod {
     pub starting_since: Option<Timestamp>,
     /// Why it cannot run, if it cannot.
     pub problem: Option<PodProblem>,
+    /// What was added to it for the side of its revision. `None` if nothing was.
+    pub added: Option<Box<AddedMetadata>>,
 }
 
 /// The restarts of one container.

@@ -6,6 +6,7 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serin_crds::side_metadata::AddedMetadata;
 
 use super::container_ports;
 use super::objects::DeclaredPort;
@@ -45,6 +46,8 @@ pub struct TemplateSummary {
     pub digest: TemplateDigest,
     /// The ports that its containers declare.
     pub ports: Vec<DeclaredPort>,
+    /// What was added to it for the side of its revision.
+    pub added: Option<AddedMetadata>,
 }
 
 impl<'de> Deserialize<'de> for TemplateSummary {
@@ -52,6 +55,7 @@ impl<'de> Deserialize<'de> for TemplateSummary {
         let template = Value::deserialize(deserializer)?;
         Ok(Self {
             digest: TemplateDigest::from_stored(&template),
+            added: AddedMetadata::from_template(&template),
             ports: template
                 .get("spec")
                 .map(container_ports::from_json)

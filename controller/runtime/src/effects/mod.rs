@@ -9,6 +9,7 @@ mod replica_set;
 mod route;
 mod service;
 mod service_shape;
+mod side_metadata;
 mod workload;
 
 use std::time::Duration;
@@ -139,6 +140,8 @@ pub struct EffectExecutor<'a> {
     pub rollout: &'a RolloutObject,
     /// The spec. `None` if it cannot be decoded.
     pub spec: Option<&'a RolloutSpec>,
+    /// Whether the spec was checked and is in use.
+    pub is_spec_valid: bool,
     /// The status that was just written.
     pub status: &'a RolloutStatus,
     /// The plan used for the decision.
@@ -159,7 +162,11 @@ impl EffectExecutor<'_> {
     pub async fn execute(&self, effect: &Effect) -> Result<(), EffectError> {
         let work = async {
             match effect {
-                Effect::SetWeight { route, canary } => self.set_weight(route, *canary).await,
+                Effect::SetWeight {
+                    route,
+                    canary,
+                    managed_routes,
+                } => self.set_weight(route, *canary, managed_routes).await,
                 Effect::BindService {
                     side,
                     name,

@@ -14,13 +14,9 @@ use super::{EffectError, EffectExecutor, as_json, patch_params, post_params};
 use crate::cluster_cache::{CachedObject, CachedReplicaSet, ReplicaSetObject};
 use crate::revision;
 
-/// Untyped, so that template fields unknown to this build reach the API server.
-fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(
-        client.clone(),
-        namespace,
-        &ApiResource::erase::<ReplicaSet>(&()),
-    )
+/// Responses are decoded into the few fields that are cached, without a tree of the whole object.
+fn api(client: &Client, namespace: &str) -> Api<ReplicaSetObject> {
+    Api::namespaced(client.clone(), namespace)
 }
 
 impl EffectExecutor<'_> {
@@ -33,9 +29,13 @@ impl EffectExecutor<'_> {
         let name = made.metadata.name.clone().unwrap_or_default();
         let api = api(self.client, self.namespace());
         self.authorize_write("ReplicaSet", "create")?;
-        match api.create(&post_params(), &made).await {
-            Ok(answer) => {
-                self.cache_replica_set(&answer)?;
+        let params = post_params();
+        let created =
+            revision::request::create_replica_set(self.client, self.namespace(), &params, &made)
+                .await;
+        match created {
+            Ok(created) => {
+                self.put_replica_set(created);
                 tracing::info!(%revision, replicas, "created ReplicaSet");
                 Ok(())
             }
@@ -44,7 +44,7 @@ impl EffectExecutor<'_> {
                     .get(&name)
                     .await
                     .map_err(EffectError::api(format!("ReplicaSet {name}")))?;
-                let found = self.cache_replica_set(&found)?;
+                let found = self.put_replica_set(found);
                 if found.owner_uid.as_deref() == Some(self.rollout.uid()) {
                     return Ok(());
                 }
@@ -85,11 +85,13 @@ impl EffectExecutor<'_> {
         );
         set.metadata.annotations = Some([hash].into());
         set.metadata.owner_references = Some(vec![self.owner()?]);
+        let images = self.status.pinned_images(revision);
+        let template = revision::with_serin_labels(spec, self.name(), revision.as_str(), images);
         set.data = json!({"spec": {
             "replicas": replicas,
             "minReadySeconds": spec.min_ready_seconds.unwrap_or(0),
             "selector": revision::selector(spec, revision.as_str()),
-            "template": revision::with_serin_labels(spec, self.name(), revision.as_str()),
+            "template": self.with_side_metadata(template, revision),
         }});
         Ok(set)
     }
@@ -100,9 +102,13 @@ impl EffectExecutor<'_> {
         name: &str,
         replicas: u32,
     ) -> Result<(), EffectError> {
-        let cached = self.cached_replica_set(name)?;
+        let mut cached = self.cached_replica_set(name)?;
         if cached.desired == replicas {
             return Ok(());
+        }
+        if cached.desired < replicas {
+            self.prepare_template(revision, name).await;
+            cached = self.cached_replica_set(name)?;
         }
         let mut patch = json!({"metadata": preconditions(&cached), "spec": {"replicas": replicas}});
         if let Some(seconds) = self
@@ -116,7 +122,7 @@ impl EffectExecutor<'_> {
             .patch(name, &patch_params(), &Patch::Merge(patch))
             .await;
         let patched = patched.map_err(EffectError::api(format!("ReplicaSet {name}")))?;
-        self.cache_replica_set(&patched)?;
+        self.put_replica_set(patched);
         tracing::info!(%revision, from = cached.desired, to = replicas, "scaled ReplicaSet");
         Ok(())
     }
@@ -153,7 +159,7 @@ impl EffectExecutor<'_> {
                 answer.map_err(EffectError::api(format!("ReplicaSet {name}")))
             };
             let written = self.within_time(write).await;
-            match written.and_then(|answer| self.cache_replica_set(&answer)) {
+            match written.map(|set| self.put_replica_set(set)) {
                 Ok(_) => tracing::info!(replica_set = %name, seconds, "updated minReadySeconds"),
                 Err(error) => failure = Some(error),
             }
@@ -214,7 +220,11 @@ impl EffectExecutor<'_> {
                 "cannot decode the response of the API server: {problem}"
             ))
         })?;
-        Ok(self.cache.replica_sets.put(CachedReplicaSet::from(set)))
+        Ok(self.put_replica_set(set))
+    }
+
+    fn put_replica_set(&self, set: ReplicaSetObject) -> std::sync::Arc<CachedReplicaSet> {
+        self.cache.replica_sets.put(CachedReplicaSet::from(set))
     }
 }
 

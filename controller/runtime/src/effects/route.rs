@@ -1,8 +1,9 @@
 //! Traffic weights in routes: changed by JSON Patch, and restored at the end.
 
 use kube::Api;
-use kube::api::{DynamicObject, Patch};
+use kube::api::{DynamicObject, Patch, PatchParams, ValidationDirective};
 use serde_json::Value;
+use serin_core::managed_route::ManagedRoute;
 use serin_core::plan::RouteRef;
 use serin_core::units::Weight;
 use serin_crds::api_status;
@@ -23,6 +24,12 @@ pub fn route_label(route: &RouteRef) -> String {
         Some(rule) => format!("{kind} {name} (rule {rule})"),
         None => format!("{kind} {name}"),
     }
+}
+
+/// The weight and the rules for chosen requests in a line.
+fn describe(canary: Weight, managed: &[ManagedRoute]) -> String {
+    let names = managed.iter().map(|one| format!(" {}", one.name));
+    format!("{canary}{}", names.collect::<String>())
 }
 
 /// The JSON Patch for a route, or why it cannot be made.
@@ -55,6 +62,7 @@ impl EffectExecutor<'_> {
         &self,
         route: &RouteRef,
         canary: Weight,
+        managed: &[ManagedRoute],
     ) -> Result<(), EffectError> {
         let routing = self
             .plan
@@ -79,20 +87,29 @@ impl EffectExecutor<'_> {
         let rule = route.rule.as_deref();
         let pace = |object: &Value| {
             let now = router.canary_weight(object, rule, services);
-            let lowers = now.is_ok_and(|now| canary < now);
-            self.pace(&label, &canary.to_string(), lowers)
+            // With no candidates, it finds out whether there are any rules for chosen requests.
+            let has_others = || router.managed_routes(object, rule, services, &[]).is_none();
+            let lowers = managed.is_empty()
+                && now.is_ok_and(|now| canary < now || (canary == now && has_others()));
+            self.pace(&label, &describe(canary, managed), lowers)
         };
         let patch_for = |object: &Value| {
             let original = original.as_ref();
-            router.set_weight(object, rule, services, canary, original)
+            router.set_weight(object, rule, services, canary, managed, original)
         };
         let of_kind = self.cache.routes.of_kind(route.kind);
+        // An older CRD would drop the names by which the rules are found again.
+        let params = PatchParams {
+            field_validation: (!managed.is_empty()).then_some(ValidationDirective::Strict),
+            ..patch_params()
+        };
         let written = self
-            .change_route(of_kind, &route.name, patch_for, pace)
+            .change_route(of_kind, &route.name, params, patch_for, pace)
             .await?;
         if written {
             self.metrics.record_weight_change();
-            tracing::info!(route = %route.name, weight = %canary, "set canary weight");
+            let traffic = describe(canary, managed);
+            tracing::info!(route = %route.name, weight = %traffic, "set canary weight");
         }
         Ok(())
     }
@@ -103,6 +120,7 @@ impl EffectExecutor<'_> {
         &self,
         routes: &RouteCache,
         name: &str,
+        params: PatchParams,
         patch_for: impl Fn(&Value) -> RoutePatch,
         before_write: impl Fn(&Value) -> Result<(), EffectError>,
     ) -> Result<bool, EffectError> {
@@ -125,10 +143,7 @@ impl EffectExecutor<'_> {
                 before_write(&cached.object)?;
             }
             self.authorize_write(kind, "patch")?;
-            match api
-                .patch(name, &patch_params(), &Patch::Json::<()>(patch))
-                .await
-            {
+            match api.patch(name, &params, &Patch::Json::<()>(patch)).await {
                 Ok(answer) => {
                     routes.objects.put(CachedRoute::from(answer));
                     return Ok(true);
@@ -242,6 +257,7 @@ async fn restore(
     let restore = executor.change_route(
         routes,
         &entry.name,
+        patch_params(),
         |object| {
             let services = Services { stable, canary };
             routes.router.restore(object, &original, services)

@@ -12,10 +12,11 @@ use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PostParams};
 use serde_json::{Value, json};
 use serin_core::plan::Routing;
 use serin_core::units::Revision;
-use serin_crds::api_status;
 use serin_crds::names::{
-    DEPLOYMENT_ANNOTATION, REVISION_LABEL, ROLLOUT_LABEL, TEMPLATE_HASH_ANNOTATION,
+    DEPLOYMENT_ANNOTATION, PINNED_CONTAINERS_ANNOTATION, REVISION_LABEL, ROLLOUT_LABEL,
+    TEMPLATE_HASH_ANNOTATION,
 };
+use serin_crds::{api_status, side_metadata};
 
 use super::{
     EffectError, EffectExecutor, patch_params, post_params, release_all_services,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::cluster_cache::PodObject;
 use crate::status::selector_string;
-use crate::workload;
+use crate::{revision, workload};
 
 /// Number of pods that get their labels at the same time.
 const CONCURRENT_PODS: usize = 8;
@@ -148,6 +149,14 @@ impl EffectExecutor<'_> {
             block_owner_deletion: Some(true),
         };
         let labels = json!({ROLLOUT_LABEL: null, REVISION_LABEL: null});
+        let mut template = side_metadata::template_patch(&set.data["spec"]["template"], None);
+        template["labels"][ROLLOUT_LABEL] = Value::Null;
+        template["labels"][REVISION_LABEL] = Value::Null;
+        // The template of the Deployment has the tags of the images.
+        let containers = revision::unpinned_containers(&set.data["spec"]["template"]);
+        if containers.is_some() {
+            template["annotations"][PINNED_CONTAINERS_ANNOTATION] = Value::Null;
+        }
         let patch = json!({
             "metadata": {
                 "uid": set.metadata.uid,
@@ -156,7 +165,10 @@ impl EffectExecutor<'_> {
                 "labels": labels,
                 "annotations": {DEPLOYMENT_ANNOTATION: null, TEMPLATE_HASH_ANNOTATION: null},
             },
-            "spec": {"template": {"metadata": {"labels": labels}}},
+            "spec": {"template": {
+                "metadata": template,
+                "spec": containers.unwrap_or_else(|| json!({})),
+            }},
         });
         self.patch_replica_set(&api, name, patch).await?;
         self.cache.replica_sets.remove(&self.key(name));
@@ -322,7 +334,7 @@ impl EffectExecutor<'_> {
         name.ok_or_else(|| EffectError::Conflict("the Deployment".to_owned()))
     }
 
-    async fn read_replica_set(
+    pub(super) async fn read_replica_set(
         &self,
         api: &Api<DynamicObject>,
         name: &str,

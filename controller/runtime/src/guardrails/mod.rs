@@ -6,6 +6,8 @@
 
 mod objects;
 mod pods;
+mod registry_facts;
+mod registry_lookups;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +19,9 @@ use serin_core::state::{Stage, State};
 use serin_core::units::Revision;
 use serin_crds::RolloutSpec;
 use serin_crds::guardrails::Guardrails;
+use serin_crds::status::PinnedImage;
 use serin_guardrails::facts::{DryRun, Fact, Facts, NamespaceFacts, PodFacts, Source};
+use serin_guardrails::registry::ImageFacts;
 use serin_guardrails::{Evaluation, evaluate};
 use tokio::time::Instant;
 
@@ -26,10 +30,12 @@ use crate::revision;
 use crate::telemetry::Metrics;
 
 pub use objects::GuardrailObjects;
+pub use registry_lookups::RegistryLookups;
 
 /// Maximum time for reading. A command for the Rollout waits for it.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
-/// First and maximum interval between two reads while a guardrail holds a release.
+/// First and maximum interval between two reads while a guardrail holds a release, or while pods
+/// start.
 const HELD_INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// Interval between two reads of a release that nothing holds.
 const PASSED_INTERVAL: Duration = Duration::from_secs(60);
@@ -49,12 +55,14 @@ struct Known {
     /// Number of pods when they were read.
     pod_count: usize,
     read_at: Instant,
-    /// How long it is used, if something holds the release.
+    /// How long it is used, if it waits for something.
     interval: Duration,
     objects: BTreeMap<Source, Fact<Vec<serde_json::Value>>>,
     namespace: Fact<NamespaceFacts>,
     pods: Fact<Vec<PodFacts>>,
     dry_run: Fact<DryRun>,
+    /// The digests with which the revision would be created.
+    resolved: Vec<PinnedImage>,
     report: GuardrailReport,
 }
 
@@ -63,6 +71,7 @@ pub struct GuardrailSubject<'a> {
     pub client: &'a Client,
     pub metrics: &'a Metrics,
     pub shared: &'a GuardrailObjects,
+    pub registries: &'a RegistryLookups,
     pub rollout: &'a RolloutObject,
     pub spec: &'a RolloutSpec,
     pub state: &'a State,
@@ -103,8 +112,12 @@ impl GuardrailReader {
         }
         let sources = Source::needed_by(&guardrails);
         let known = self.read_if_due(subject, &guardrails, sources).await;
+        let mut facts = known.facts(subject);
+        let images = registry_facts::look_up(subject, &guardrails, &facts);
+        facts.images = images.facts;
+        known.resolved = images.resolved;
         let exceptions = &subject.spec.guardrail_exceptions;
-        let evaluation = evaluate(&guardrails, exceptions, &known.facts(subject), subject.now);
+        let evaluation = evaluate(&guardrails, exceptions, &facts, subject.now);
         let report = report_of(subject.target, evaluation);
         let before = &known.report.findings;
         for finding in report.findings.iter().filter(|new| !before.contains(new)) {
@@ -116,8 +129,18 @@ impl GuardrailReader {
         }
         known.report = report;
         // A read that a command has postponed follows soon.
-        let wait = known.read_in().max(URGENT_INTERVAL);
-        (known.report.clone(), Some(wait))
+        let wait = known
+            .read_in()
+            .min(images.again_in.unwrap_or(Duration::MAX));
+        (known.report.clone(), Some(wait.max(URGENT_INTERVAL)))
+    }
+
+    /// The digests with which the ReplicaSet of a revision is created. Empty if no guardrail demands
+    /// them, or if they are not known.
+    pub fn resolved_images(&self, revision: &Revision) -> Vec<PinnedImage> {
+        let known = self.known.as_ref();
+        let known = known.filter(|known| known.revision == *revision);
+        known.map_or_else(Vec::new, |known| known.resolved.clone())
     }
 
     /// Reads everything again if it is due.
@@ -137,7 +160,7 @@ impl GuardrailReader {
         };
         let (interval, report) = match known {
             Some(known) if is_recent(&known) => return self.known.insert(known),
-            Some(known) if known.is_holding() => {
+            Some(known) if known.is_waiting() && !has_new_pods(&known) => {
                 ((known.interval * 2).min(HELD_INTERVAL.1), known.report)
             }
             Some(known) => (HELD_INTERVAL.0, known.report),
@@ -158,9 +181,20 @@ impl Known {
         self.report.holding().next().is_some()
     }
 
+    /// Whether something is about to change: a guardrail holds the release, or pods are starting, of
+    /// which it is not known yet what they run.
+    fn is_waiting(&self) -> bool {
+        let pods = self.pods.known().map(Vec::as_slice).unwrap_or_default();
+        let is_starting = |pod: &PodFacts| {
+            let mut containers = pod.containers.iter();
+            pod.containers.is_empty() || containers.any(|running| running.image_id.is_empty())
+        };
+        self.is_holding() || pods.iter().any(is_starting)
+    }
+
     /// Time until it is read again. Zero if it is due.
     fn read_in(&self) -> Duration {
-        let interval = if self.is_holding() {
+        let interval = if self.is_waiting() {
             self.interval
         } else {
             PASSED_INTERVAL
@@ -240,6 +274,7 @@ async fn read(
         namespace,
         pods,
         dry_run,
+        resolved: Vec::new(),
         report: GuardrailReport::default(),
     }
 }
@@ -279,6 +314,7 @@ impl Known {
             pods_since: subject.pods_since,
             is_measured: Fact::NotAsked,
             dry_run: self.dry_run.clone(),
+            images: ImageFacts::new(),
             objects: self.objects.clone(),
         }
     }

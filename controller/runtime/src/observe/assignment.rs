@@ -7,8 +7,15 @@ use serin_traffic::{RoutedObject, ServiceFacts, router_of, sticky_annotation};
 use super::Snapshot;
 
 impl Snapshot {
-    /// The unit that the Services and routes of the plan assign to a side.
+    /// The unit that the plan, its Services and its routes assign to a side. If all of the traffic moves
+    /// at once, nothing stays on a side.
     pub(super) fn assignment_unit(&self, plan: &Plan) -> AssignmentUnit {
+        if let Some(chosen) = AssignmentUnit::of_plan(plan) {
+            return chosen;
+        }
+        if plan.is_blue_green() {
+            return AssignmentUnit::Request;
+        }
         let services = plan.services();
         let existing: Vec<_> = services
             .into_iter()

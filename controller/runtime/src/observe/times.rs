@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serin_core::managed_route::ManagedRoute;
 use serin_core::plan::{RouteRef, Routing};
 use serin_core::units::{Revision, Weight};
 
@@ -21,9 +22,12 @@ pub(super) struct ServiceTimes {
     serving_since: Timestamp,
 }
 
+/// The canary's share in a route's object, and the rules for chosen requests.
+type Written = (Result<Weight, String>, Option<Vec<ManagedRoute>>);
+
 #[derive(Debug)]
 pub(super) struct RouteTimes {
-    weight: Result<Weight, String>,
+    written: Written,
     pub written_since: Timestamp,
     pub programmed_since: Option<Timestamp>,
 }
@@ -62,19 +66,19 @@ impl ObservationTimes {
     pub(super) fn record_route(
         &mut self,
         route: &RouteRef,
-        weight: Result<Weight, String>,
+        written: Written,
         now: Timestamp,
     ) -> &mut RouteTimes {
         let times = self
             .routes
             .entry(route.clone())
             .or_insert_with(|| RouteTimes {
-                weight: weight.clone(),
+                written: written.clone(),
                 written_since: now,
                 programmed_since: None,
             });
-        if times.weight != weight {
-            times.weight = weight;
+        if times.written != written {
+            times.written = written;
             times.written_since = now;
             times.programmed_since = None;
         }

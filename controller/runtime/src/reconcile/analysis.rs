@@ -15,7 +15,7 @@ use serin_core::assignment_unit::AssignmentUnit;
 use serin_core::blue_green::switched_share;
 use serin_core::effect::{Level, Reason};
 use serin_core::observed::{AnalysisReport, Observed};
-use serin_core::plan::{Canary, Pace, Plan, Step};
+use serin_core::plan::{Canary, CanaryScale, Pace, Plan, Step};
 use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
@@ -23,6 +23,7 @@ use serin_crds::status::{
     AnalysisStatus, BudgetStatus, CHECKPOINT_BYTES, CheckStatus, serialized_bytes,
 };
 use serin_crds::{RolloutSpec, RolloutStatus};
+use serin_metrics_analysis::checks::AwaitedChecks;
 use serin_metrics_analysis::routes::{RouteRules, RouteScope, service_names};
 use serin_metrics_analysis::{AnalysisRequest, AnalysisSnapshot, ReleasePhase, RolloutName};
 
@@ -210,6 +211,9 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
         pods_created_at: inputs.snapshot.pods_created_at(),
         pod_nodes: inputs.snapshot.pod_nodes(),
         baseline_since: serin_core::baseline::started_at(inputs.plan, state),
+        compared_stable: required_evidence(inputs.plan.canary()).map_or(1.0, |(weight, scale)| {
+            serin_core::baseline::compared_part_of_stable(inputs.plan, scale, weight)
+        }),
         routed_unit: routed_unit(&inputs.observed.assignment_unit),
         weight: canary_weight(inputs.observed, inputs.plan),
         is_blue_green: inputs.plan.is_blue_green(),
@@ -217,7 +221,8 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
             Pace::Evidence(pace) => Some(*pace),
             Pace::Steps(_) => None,
         },
-        evidence_required_at: smallest_required_weight(inputs.plan.canary()),
+        evidence_required_at: required_evidence(inputs.plan.canary()).map(|(weight, _)| weight),
+        awaited_checks: awaited_checks(inputs),
         phase: analysis_phase(inputs),
         freeze_lifted: state
             .freeze_override
@@ -245,6 +250,7 @@ const fn routed_unit(unit: &AssignmentUnit) -> RoutedUnit {
         AssignmentUnit::Request => RoutedUnit::Request,
         AssignmentUnit::Client { .. } => RoutedUnit::Client,
         AssignmentUnit::Connection { .. } => RoutedUnit::Connection,
+        AssignmentUnit::ChosenRequests { .. } => RoutedUnit::ChosenRequests,
     }
 }
 
@@ -301,26 +307,37 @@ fn previous_ended_at(state: &State) -> Option<Timestamp> {
     state.history.last().map(|release| release.at)
 }
 
-/// The smallest canary weight at which a step waits for sufficient evidence. Evidence takes longest
-/// there.
-fn smallest_required_weight(canary: &Canary) -> Option<Weight> {
+/// The smallest canary weight at which a step waits for sufficient evidence, and the canary's scale
+/// there. Evidence takes longest there.
+fn required_evidence(canary: &Canary) -> Option<(Weight, CanaryScale)> {
     let steps = match &canary.pace {
-        Pace::Evidence(pace) => return Some(pace.max_weight),
+        Pace::Evidence(pace) => return Some((pace.max_weight, CanaryScale::MatchTrafficWeight)),
         Pace::Steps(steps) => steps,
     };
     let mut weight = Weight::ZERO;
-    let mut least = None;
-    for step in steps {
+    let mut least: Option<(Weight, CanaryScale)> = None;
+    for (index, step) in steps.iter().enumerate() {
         match step {
             Step::SetWeight(set) => weight = *set,
             Step::Require(requirements) if requirements.objectives.is_empty() => {}
-            Step::Analysis(None) | Step::Require(_) if !weight.is_zero() => {
-                least = Some(least.map_or(weight, |least: Weight| least.min(weight)));
+            Step::Analysis(None) | Step::Require(_)
+                if !weight.is_zero() && least.is_none_or(|(least, _)| weight < least) =>
+            {
+                least = Some((weight, Canary::scale_at(steps, index)));
             }
             _ => {}
         }
     }
     least
+}
+
+/// The checks that the position of the release waits for.
+fn awaited_checks(inputs: &AnalysisInputs<'_>) -> AwaitedChecks {
+    let awaited = serin_core::awaited_checks(inputs.plan, &inputs.observed.state);
+    awaited.map_or_else(AwaitedChecks::default, |(names, since)| AwaitedChecks {
+        names: names.clone(),
+        since_ms: since.as_millisecond(),
+    })
 }
 
 /// The phase of the release, as the analysis defines it.
@@ -414,8 +431,8 @@ impl AnalysisOutcome {
         current.unwrap_or_else(|| self.before.budgets.clone())
     }
 
-    /// A warning that the observed traffic is too low to analyze a release, unless the status
-    /// already contains it.
+    /// A warning that the observed traffic is too low to analyze a release, or that placebo releases
+    /// refute the bound, unless the status already contains it.
     pub(super) fn infeasible(&self, plan: &Plan) -> Option<Reason> {
         let warning = |budgets: &[BudgetStatus]| {
             let messages: Vec<&str> = budgets

@@ -160,6 +160,7 @@ impl ResourceRestorer<'_> {
             metrics: self.metrics,
             rollout,
             spec: None,
+            is_spec_valid: false,
             status,
             plan,
             snapshot: &snapshot,

@@ -97,6 +97,7 @@ pub(super) async fn advance(
         metrics: &context.metrics,
         rollout,
         spec: rollout.spec.as_deref().ok(),
+        is_spec_valid: false,
         status: &rollout.status,
         plan,
         snapshot: &snapshot,

@@ -38,7 +38,7 @@ use crate::cluster_cache::{ClusterCache, RolloutObject};
 use crate::dispatcher::{Action, Dispatcher};
 use crate::effects::EffectError;
 use crate::events::Events;
-use crate::guardrails::GuardrailObjects;
+use crate::guardrails::{GuardrailObjects, RegistryLookups};
 use crate::journal::{Journal, Subject};
 use crate::local_state::{LocalState, LocalStates};
 use crate::ownership::Ownership;
@@ -85,6 +85,8 @@ pub struct Context {
     pub local_states: LocalStates,
     /// Objects that the guardrails of several Rollouts depend on.
     pub guardrail_objects: GuardrailObjects,
+    /// Questions of guardrails to image registries.
+    pub registries: RegistryLookups,
     pub safeguards: Safeguards,
     /// The queue of reconciles.
     pub dispatcher: Arc<Dispatcher>,

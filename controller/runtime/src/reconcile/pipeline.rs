@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serin_core::effect::Decision;
+use serin_core::gate::{GateReport, awaited_object};
 use serin_core::guardrail::GuardrailReport;
 use serin_core::observed::Observed;
 use serin_core::plan::Plan;
@@ -46,6 +47,8 @@ const MIN_REQUEUE: Duration = Duration::from_millis(5);
 /// A reconcile runs at least this often. Deadlines and watches trigger it long before; this is a
 /// safety net against one that was missed.
 pub(super) const RESYNC: Duration = Duration::from_secs(600);
+/// Time until a gate is read that a decision has reached.
+const AFTER_GATE_REACHED: Duration = Duration::from_millis(100);
 /// Interval at which Services and routes that are not written are checked again. Services without a
 /// label are not watched.
 const HELD_RECHECK: Duration = Duration::from_secs(10);
@@ -166,8 +169,11 @@ impl Reconcile<'_> {
         let (guardrails, reread) = self
             .evaluate_guardrails(&state, target.revision.as_ref(), local)
             .await;
-        let (observed, analysis) = self.observe(state, target.revision, guardrails, local);
+        let (gate, gate_reread) = self.read_gate(&state, local).await;
+        let (mut observed, analysis) = self.observe(state, target.revision, guardrails, local);
+        observed.gate = gate;
         let mut decision = decide(&self.plan, &observed, self.now)?;
+        let gate_reread = self.next_gate_read(&observed, &decision).or(gate_reread);
         let followed = effective_plan(&self.plan, &decision.state);
         // The first position is the least important: of two warnings, the later one becomes the
         // reason of the Event.
@@ -198,7 +204,33 @@ impl Reconcile<'_> {
             recheck,
             mounts,
             reread,
+            gate_reread,
         ]))
+    }
+
+    /// What was found for the gate of the current step, and when to read it again.
+    async fn read_gate(
+        &self,
+        state: &State,
+        local: &mut LocalState,
+    ) -> (Option<GateReport>, Option<Duration>) {
+        let gate = awaited_object(&self.plan, state);
+        let (client, namespace) = (&self.context.client, &self.rollout.key().namespace);
+        let is_urgent = self.has_pending_command();
+        local.gate.report(client, namespace, gate, is_urgent).await
+    }
+
+    /// A gate that the decision has reached is read soon.
+    fn next_gate_read(&self, observed: &Observed, decision: &Decision) -> Option<Duration> {
+        let reached = awaited_object(&self.plan, &decision.state)?;
+        let known = observed.gate.as_ref().map(|report| &report.gate);
+        (known != Some(reached)).then_some(AFTER_GATE_REACHED)
+    }
+
+    /// Whether a command waits.
+    fn has_pending_command(&self) -> bool {
+        let mut commands = self.snapshot.commands.iter();
+        commands.any(|command| command.finished_at.is_none())
     }
 
     /// Writes the decision to the status, executes its effects and publishes its Events. Returns
@@ -252,6 +284,7 @@ impl Reconcile<'_> {
             client: &self.context.client,
             metrics: &self.context.metrics,
             shared: &self.context.guardrail_objects,
+            registries: &self.context.registries,
             rollout: self.rollout,
             spec,
             state,
@@ -259,11 +292,7 @@ impl Reconcile<'_> {
             replicas: self.plan.replicas,
             pods_since: created.iter().min().copied(),
             pod_count: created.len(),
-            is_urgent: self
-                .snapshot
-                .commands
-                .iter()
-                .any(|command| command.finished_at.is_none()),
+            is_urgent: self.has_pending_command(),
             now: self.now,
         };
         local.guardrails.report(&subject).await

@@ -7,7 +7,8 @@ use serin_core::text::Message;
 /// observations, which may change with every query. All other changes are limited by the plan, or
 /// they are an abort or another command, and must not wait.
 pub(super) fn changes_position(before: &State, after: &State) -> bool {
-    without_reports(before) != without_reports(after)
+    // Most reconciles change nothing, so the states are compared before they are copied.
+    before != after && without_reports(before) != without_reports(after)
 }
 
 fn without_reports(state: &State) -> State {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serin_core::blue_green::keep_strategy;
 use serin_core::hold::HoldCode;
 use serin_core::observed::ReplicasSource;
 use serin_core::plan::Plan;
 use serin_core::replicas::effective;
+use serin_core::spec_change::keep_strategy;
 use serin_core::state::{ActivePlan, State};
 use serin_crds::RolloutSpec;
 use serin_crds::plan::plan_hash;

@@ -6,7 +6,9 @@
 //! It is skipped for templates that are known, either by the annotation on a ReplicaSet or from the
 //! cache.
 
+mod pinned_images;
 mod refusal;
+pub mod request;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,6 +18,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Client};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use serin_core::units::Revision;
 use serin_crds::names::{FIELD_MANAGER, POD_TEMPLATE_HASH_LABEL};
@@ -24,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::cluster_cache::{CachedReplicaSet, Key, ObjectCache};
 
+pub use pinned_images::{unpin, unpinned_containers};
 pub use template::{TemplateDigest, template_hash, with_serin_labels};
 
 /// Maximum time for a lookup. Urgent actions, such as an abort, wait for it.
@@ -205,6 +209,19 @@ impl ExistingSets {
     }
 }
 
+/// The template of a ReplicaSet that a dry run returns.
+#[derive(Deserialize)]
+struct DryRunResponse {
+    #[serde(default)]
+    spec: DryRunSpec,
+}
+
+#[derive(Default, Deserialize)]
+struct DryRunSpec {
+    #[serde(default)]
+    template: Value,
+}
+
 /// Looks up how the API server would store the template, and compares it with the existing
 /// ReplicaSets. These are not listed: the API server would visit every ReplicaSet of the namespace
 /// for each new template. [`TemplateDigest`] says why the comparison is exact.
@@ -223,13 +240,10 @@ async fn resolve_by_dry_run(
         dry_run: true,
         field_manager: Some(FIELD_MANAGER.to_owned()),
     };
-    let answer = api.create(&dry_run, &probe(rollout, spec)).await?;
-    let stored = template::normalized(
-        answer
-            .data
-            .pointer("/spec/template")
-            .unwrap_or(&Value::Null),
-    );
+    let probe = probe(rollout, spec);
+    let answer: DryRunResponse =
+        request::create_replica_set(client, &rollout.namespace, &dry_run, &probe).await?;
+    let stored = template::normalized(&answer.spec.template);
     // Names can also be taken by objects without our labels.
     let mut taken = BTreeSet::new();
     for _ in 0..MAX_NAME_ATTEMPTS {
@@ -260,7 +274,7 @@ pub fn probe(rollout: &Key, spec: &RolloutSpec) -> DynamicObject {
         "replicas": 0,
         "minReadySeconds": spec.min_ready_seconds.unwrap_or(0),
         "selector": selector(spec, PROBE_REVISION),
-        "template": with_serin_labels(spec, &rollout.name, PROBE_REVISION),
+        "template": with_serin_labels(spec, &rollout.name, PROBE_REVISION, &[]),
     }});
     probe
 }

@@ -1,10 +1,15 @@
 //! Pod templates as JSON: canonical form, hashes and comparison.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 use serin_core::units::Revision;
 use serin_crds::names::{POD_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL};
-use serin_crds::{RolloutSpec, anti_affinity};
+use serin_crds::status::PinnedImage;
+use serin_crds::{RolloutSpec, anti_affinity, side_metadata};
 use sha2::{Digest, Sha256};
+
+use super::pinned_images;
 
 /// The characters of a revision name. Without vowels and ambiguous characters, and DNS-safe.
 /// Kubernetes uses the same characters for generated names.
@@ -24,9 +29,16 @@ pub fn template_hash(spec: &RolloutSpec) -> String {
     hex(&digest[..TEMPLATE_HASH_BYTES.min(digest.len())])
 }
 
-/// The template with the Rollout and revision labels, and with the anti-affinity between revisions.
-pub fn with_serin_labels(spec: &RolloutSpec, rollout: &str, revision: &str) -> Value {
+/// The template with the Rollout and revision labels, with the digests of these images, and with the
+/// anti-affinity between revisions.
+pub fn with_serin_labels(
+    spec: &RolloutSpec,
+    rollout: &str,
+    revision: &str,
+    images: &[PinnedImage],
+) -> Value {
     let mut template = serde_json::to_value(&spec.template).unwrap_or(Value::Null);
+    pinned_images::pin(&mut template, images);
     let labels = json!({
         ROLLOUT_LABEL: rollout, REVISION_LABEL: revision, POD_TEMPLATE_HASH_LABEL: revision,
     });
@@ -37,11 +49,13 @@ pub fn with_serin_labels(spec: &RolloutSpec, rollout: &str, revision: &str) -> V
     template
 }
 
-/// A stored template without the labels and the anti-affinity added by Serin. Equal results are equal
-/// templates.
+/// A stored template without the labels, the anti-affinity, the digests of images and the metadata of
+/// a side that Serin has added. Equal results are equal templates.
 pub fn normalized(template: &Value) -> Value {
     let mut bare = without_empty(template).unwrap_or(Value::Null);
     anti_affinity::remove(&mut bare);
+    side_metadata::remove(&mut bare);
+    pinned_images::unpin(&mut bare);
     if let Some(labels) = bare
         .pointer_mut("/metadata/labels")
         .and_then(Value::as_object_mut)
@@ -50,7 +64,8 @@ pub fn normalized(template: &Value) -> Value {
             labels.remove(label);
         }
     }
-    without_empty(&bare).unwrap_or(Value::Null)
+    remove_empty(&mut bare);
+    bare
 }
 
 /// Identifies a template as the API server stores it: the SHA-256 of the [`normalized`] template.
@@ -125,16 +140,16 @@ fn canonical(value: &Value) -> String {
 fn write_canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(fields) => {
-            let mut keys: Vec<&String> = fields.keys().collect();
-            keys.sort_unstable();
+            let mut sorted: Vec<(&String, &Value)> = fields.iter().collect();
+            sorted.sort_unstable_by(|one, other| one.0.cmp(other.0));
             out.push('{');
-            for (index, key) in keys.into_iter().enumerate() {
+            for (index, (key, field)) in sorted.into_iter().enumerate() {
                 if index > 0 {
                     out.push(',');
                 }
-                out.push_str(&Value::String(key.clone()).to_string());
+                write_leaf(&Value::String(key.clone()), out);
                 out.push(':');
-                write_canonical(&fields[key.as_str()], out);
+                write_canonical(field, out);
             }
             out.push('}');
         }
@@ -148,30 +163,38 @@ fn write_canonical(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
-        leaf => out.push_str(&leaf.to_string()),
+        leaf => write_leaf(leaf, out),
     }
+}
+
+fn write_leaf(leaf: &Value, out: &mut String) {
+    // Writing to a string does not fail.
+    let _ = write!(out, "{leaf}");
+}
+
+/// A copy without nulls and without empty maps in metadata ([`remove_empty`]). `None` if nothing
+/// remains.
+fn without_empty(value: &Value) -> Option<Value> {
+    let mut copy = value.clone();
+    remove_empty(&mut copy);
+    (!copy.is_null()).then_some(copy)
 }
 
 /// Removes nulls, and empty maps in metadata that only some clients write. `emptyDir: {}` has a
 /// meaning and is kept.
-fn without_empty(value: &Value) -> Option<Value> {
+fn remove_empty(value: &mut Value) {
     match value {
-        Value::Null => None,
-        Value::Object(fields) => {
-            let kept: Map<String, Value> = fields
-                .iter()
-                .filter_map(|(key, value)| Some((key.clone(), without_empty(value)?)))
-                .filter(|(key, value)| {
-                    !(METADATA_MAPS.contains(&key.as_str())
-                        && value.as_object().is_some_and(Map::is_empty))
-                })
-                .collect();
-            Some(Value::Object(kept))
-        }
-        Value::Array(items) => Some(Value::Array(
-            items.iter().filter_map(without_empty).collect(),
-        )),
-        leaf => Some(leaf.clone()),
+        Value::Object(fields) => fields.retain(|key, value| {
+            remove_empty(value);
+            let is_empty_map = METADATA_MAPS.contains(&key.as_str())
+                && value.as_object().is_some_and(Map::is_empty);
+            !value.is_null() && !is_empty_map
+        }),
+        Value::Array(items) => items.retain_mut(|item| {
+            remove_empty(item);
+            !item.is_null()
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -215,6 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn a_canonical_text_is_compact_json_with_sorted_keys_and_without_empty_fields() {
+        let value = json!({
+            "z": 1.5, "a": ["x\n\"y", null, {"labels": {"a": null}}, true],
+            "metadata": {"annotations": {}}, "emptyDir": {}, "none": null, "big": u64::MAX,
+        });
+        assert_eq!(
+            canonical(&value),
+            r#"{"a":["x\n\"y",{},true],"big":18446744073709551615,"emptyDir":{},"z":1.5}"#
+        );
+        assert_eq!(canonical(&Value::Null), "null");
+    }
+
+    #[test]
     fn an_empty_dir_is_kept() {
         let without = json!({"spec": {"volumes": [{"name": "tmp"}]}});
         let with = json!({"spec": {"volumes": [{"name": "tmp", "emptyDir": {}}]}});
@@ -248,7 +284,7 @@ mod tests {
     #[test]
     fn serin_labels_are_added_and_removed() {
         let spec = spec(&json!({"spec": {"containers": [{"name": "app"}]}}));
-        let ours = with_serin_labels(&spec, "checkout", "abc");
+        let ours = with_serin_labels(&spec, "checkout", "abc", &[]);
         assert_eq!(
             ours.pointer("/metadata/labels/serin.dev~1revision"),
             Some(&json!("abc"))
@@ -263,13 +299,44 @@ mod tests {
     fn the_anti_affinity_between_revisions_is_not_part_of_the_revision() {
         let written = json!({"spec": {"containers": [{"name": "app"}]}});
         let mut spec = spec(&written);
-        let bare = normalized(&with_serin_labels(&spec, "checkout", "abc"));
+        let bare = normalized(&with_serin_labels(&spec, "checkout", "abc", &[]));
         let anti_affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": {}});
         let canary = spec.strategy.canary.as_mut().unwrap();
         canary.anti_affinity = Some(serde_json::from_value(anti_affinity).unwrap());
-        let ours = with_serin_labels(&spec, "checkout", "abc");
+        let ours = with_serin_labels(&spec, "checkout", "abc", &[]);
         assert!(ours.pointer("/spec/affinity/podAntiAffinity").is_some());
         assert_eq!(normalized(&ours), bare);
+    }
+
+    #[test]
+    fn the_digests_of_tags_are_not_part_of_the_revision() {
+        let spec = spec(&json!({"spec": {"containers": [{"name": "app", "image": "app:v1"}]}}));
+        let image = PinnedImage {
+            image: "app:v1".to_owned(),
+            digest: "sha256:12".to_owned(),
+        };
+        let pinned = with_serin_labels(&spec, "checkout", "abc", &[image]);
+        let stored = pinned.pointer("/spec/containers/0/image");
+        assert_eq!(stored, Some(&json!("app:v1@sha256:12")));
+        let bare = with_serin_labels(&spec, "checkout", "abc", &[]);
+        assert_eq!(normalized(&pinned), normalized(&bare));
+    }
+
+    #[test]
+    fn the_metadata_of_a_side_is_not_part_of_the_revision() {
+        let spec = spec(&json!({"spec": {"containers": [{"name": "app"}]}}));
+        let bare = with_serin_labels(&spec, "checkout", "abc", &[]);
+        for side in [
+            json!({"labels": {"role": "canary"}}),
+            json!({"annotations": {"team": "x"}}),
+        ] {
+            let side = serde_json::from_value(side).unwrap();
+            let mut template = bare.clone();
+            let patch = json!({"metadata": side_metadata::template_patch(&bare, Some(&side))});
+            json_patch::merge(&mut template, &patch);
+            assert_ne!(template, bare);
+            assert_eq!(normalized(&template), normalized(&bare));
+        }
     }
 
     #[test]

@@ -329,8 +329,7 @@ fn metrics_ready(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
             "",
         ));
     };
-    let missing = report.holds.iter().find(|hold| hold.code.is_missing_data());
-    Some(match missing {
+    Some(match report.missing_data() {
         Some(hold) => {
             DesiredCondition::new("MetricsReady", false, hold.code.as_str(), &hold.message)
         }
@@ -369,8 +368,8 @@ fn frozen(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
     })
 }
 
-/// Whether the observed traffic is sufficient to analyze a release in time. `None` before traffic
-/// was observed.
+/// Whether the observed traffic is sufficient to analyze a release in time, and the rule would not have
+/// rolled back stable's own pods. `None` before traffic was observed.
 fn feasible(inputs: &StatusInputs<'_>) -> Option<DesiredCondition> {
     if inputs.budgets.is_empty() {
         return None;

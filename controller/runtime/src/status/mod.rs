@@ -17,8 +17,8 @@ use serin_core::text::{Message, Name};
 use serin_core::units::Revision;
 use serin_crds::names::REVISION_LABEL;
 use serin_crds::status::{
-    AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, OriginalRoute, RolloutStatus,
-    SELECTOR_BYTES, SummaryStatus,
+    AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, OriginalRoute, PinnedRevision,
+    RolloutStatus, SELECTOR_BYTES, SummaryStatus,
 };
 
 use crate::observe::PodCounts;
@@ -63,6 +63,8 @@ pub struct StatusInputs<'a> {
     pub analysis: Option<AnalysisStatus>,
     /// The routes as they were before the first change.
     pub original_routes: Vec<OriginalRoute>,
+    /// The digests of the images of revisions.
+    pub image_digests: Vec<PinnedRevision>,
     /// A message about effects that fail repeatedly.
     pub failing_effects: Option<String>,
     /// The current time.
@@ -94,6 +96,7 @@ pub fn status(inputs: StatusInputs<'_>, before: &RolloutStatus) -> RolloutStatus
         checks: inputs.checks,
         analysis: inputs.analysis,
         original_routes: inputs.original_routes,
+        image_digests: inputs.image_digests,
         replicas: to_i32(inputs.counts.replicas),
         updated_replicas: to_i32(inputs.counts.updated),
         ready_replicas: to_i32(inputs.counts.ready),
@@ -139,6 +142,7 @@ fn is_unchanged(before: &RolloutStatus, after: &RolloutStatus) -> bool {
         checks,
         analysis,
         original_routes,
+        image_digests,
         conditions,
         replicas,
         updated_replicas,
@@ -158,6 +162,7 @@ fn is_unchanged(before: &RolloutStatus, after: &RolloutStatus) -> bool {
         && *budgets == after.budgets
         && *checks == after.checks
         && *original_routes == after.original_routes
+        && *image_digests == after.image_digests
         && is_same_analysis(analysis.as_ref(), after.analysis.as_ref())
 }
 
@@ -246,6 +251,7 @@ pub fn without_volatile_fields(status: &RolloutStatus) -> RolloutStatus {
         checks: Vec::new(),
         analysis,
         original_routes: status.original_routes.clone(),
+        image_digests: status.image_digests.clone(),
         conditions: conditions.collect(),
         replicas: status.replicas,
         updated_replicas: status.updated_replicas,

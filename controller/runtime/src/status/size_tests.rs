@@ -20,8 +20,9 @@ use serin_core::units::{Revision, Weight};
 use serin_crds::RolloutSpec;
 use serin_crds::analysis::GuardAction;
 use serin_crds::status::{
-    BudgetLevel, CHECKPOINT_BYTES, CheckOutcome, CountsStatus, LatencyGuardStatus,
-    ORIGINAL_ROUTES_BYTES, STATUS_BYTES, serialized_bytes,
+    BudgetLevel, CHECKPOINT_BYTES, CheckOutcome, CountsStatus, IMAGE_DIGESTS_BYTES,
+    LatencyGuardStatus, ORIGINAL_ROUTES_BYTES, PinnedImage, STATUS_BYTES,
+    image_digests as record_digests, serialized_bytes,
 };
 
 use super::*;
@@ -175,6 +176,7 @@ fn observed(state: State, text: &str) -> Observed {
                 rule: None,
             },
             canary_weight: Err(text.to_owned()),
+            managed_routes: Some(Vec::new()),
             written_since: now(),
             programmed: Programmed::Pending(text.to_owned()),
             hold: Some(Hold::new(HoldCode::Contested, text)),
@@ -267,6 +269,23 @@ fn original_routes() -> Vec<OriginalRoute> {
     }]
 }
 
+/// As many digests as are recorded.
+fn image_digests() -> Vec<PinnedRevision> {
+    let mut records = Vec::new();
+    for number in 0..30 {
+        let image = PinnedImage {
+            image: "x".repeat(638),
+            digest: "y".repeat(71),
+        };
+        let added = PinnedRevision {
+            revision: revision(number),
+            images: vec![image],
+        };
+        records = record_digests(&records, Some(added), |_| true);
+    }
+    records
+}
+
 fn status_of(stage: Stage, text: &str) -> RolloutStatus {
     let plan = plan();
     let observed = observed(state(stage, text), text);
@@ -294,6 +313,7 @@ fn status_of(stage: Stage, text: &str) -> RolloutStatus {
             checkpoint: Value::String("x".repeat(CHECKPOINT_BYTES - 2)),
         }),
         original_routes: original_routes(),
+        image_digests: image_digests(),
         failing_effects: Some(text.to_owned()),
         now: now(),
     };
@@ -324,7 +344,9 @@ proptest! {
         let status = status_of(stage, &text);
         let plan = status.state.plan.as_ref().map_or(0, serialized_bytes);
         let analysis = status.analysis.as_ref().map_or(0, serialized_bytes);
-        let bytes = serialized_bytes(&status) - plan - analysis;
+        let digests = serialized_bytes(&status.image_digests);
+        prop_assert!(digests <= IMAGE_DIGESTS_BYTES, "{digests} bytes");
+        let bytes = serialized_bytes(&status) - plan - analysis - digests;
         prop_assert!(bytes <= STATUS_BYTES, "{stage:?}: {bytes} bytes");
         prop_assert!(analysis <= CHECKPOINT_BYTES + 256, "{analysis} bytes");
         // What an abort needs is still there.

@@ -32,6 +32,7 @@ fn route(weight: u32) -> RouteView {
             rule: None,
         },
         canary_weight: Ok(Weight::percent(weight)),
+        managed_routes: Some(Vec::new()),
         written_since: at(0),
         programmed: Programmed::Since(at(0)),
         hold: None,
@@ -81,6 +82,7 @@ fn observed(state: &State, routes: Vec<RouteView>) -> Observed {
         commands: Vec::new(),
         analysis: None,
         guardrails: GuardrailReport::default(),
+        gate: None,
         incompatible_state: None,
         is_quarantined: false,
     }
@@ -128,6 +130,7 @@ impl Scene {
             evidence_summary: None,
             analysis: None,
             original_routes: Vec::new(),
+            image_digests: Vec::new(),
             failing_effects: self.failing_effects.clone(),
             now: self.now,
         };
@@ -266,6 +269,13 @@ fn the_urgency_depends_on_what_has_changed() {
         canary_service: None,
     }];
     assert_eq!(urgency(&before, &routes_recorded), Urgency::Now);
+
+    let mut digests_recorded = before.clone();
+    digests_recorded.image_digests = vec![PinnedRevision {
+        revision: Revision::new("v2"),
+        images: Vec::new(),
+    }];
+    assert_eq!(urgency(&before, &digests_recorded), Urgency::Now);
 }
 
 #[test]

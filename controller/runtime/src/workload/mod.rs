@@ -18,6 +18,9 @@ use serin_core::observed::{AdoptableReplicaSet, DeploymentView, WorkloadView};
 use serin_core::text::Message;
 use serin_crds::names::{POD_TEMPLATE_HASH_LABEL, REVISION_LABEL, ROLLOUT_LABEL};
 use serin_crds::plan::check_template_size;
+use serin_crds::side_metadata;
+
+use crate::revision;
 
 pub use reader::{ReadError, WorkloadReader, WorkloadRequest};
 pub use watch::{Adopters, watch_deployments};
@@ -156,6 +159,8 @@ pub fn template_of(set: &Value) -> (Value, LabelSelector) {
         ROLLOUT_LABEL: null, REVISION_LABEL: null, POD_TEMPLATE_HASH_LABEL: null,
     });
     json_patch::merge(&mut template, &json!({"metadata": {"labels": labels}}));
+    side_metadata::remove(&mut template);
+    revision::unpin(&mut template);
     if let Some(metadata) = template["metadata"].as_object_mut() {
         metadata.remove("creationTimestamp");
     }

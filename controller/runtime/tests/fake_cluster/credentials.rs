@@ -12,14 +12,18 @@ use k8s_openapi::api::events::v1::Event;
 use serde_json::json;
 use serin_fake_cluster::FakeCluster;
 use serin_fake_cluster::certificates::CertificateAuthority;
-use serin_metrics_analysis::prometheus::{HttpClient, Limits, Poller};
+use serin_metrics_analysis::http_probe::{HttpProber, ProbeLimits};
+use serin_metrics_analysis::prometheus::{AllowedAddress, HttpClient, Limits, Poller};
 use serin_runtime::analysis::{AnalysisDeps, AnalysisManager, RefreshIntervals, ServerResolver};
 use serin_runtime::clock::Clock;
 use serin_runtime::controller::{Controller, ControllerDeps};
 use serin_runtime::dispatcher::Dispatcher;
 use serin_runtime::election::Leadership;
+use serin_runtime::image_registry::NoImageRegistry;
+use serin_runtime::probes::Probes;
 use serin_runtime::reconcile::Safeguards;
 use serin_runtime::telemetry::Metrics;
+use tokio::task::AbortHandle;
 
 use crate::fixtures::*;
 use crate::harness::*;
@@ -49,22 +53,30 @@ async fn prometheus(
     url
 }
 
-/// Starts a controller with the real analysis.
-fn start_analyzing_controller(cluster: &FakeCluster) {
+/// Installs the TLS provider of this process, unless another test has done so.
+pub fn install_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Starts a controller with the real analysis, which may query Prometheus on the loopback interface.
+pub fn start_analyzing_controller(cluster: &FakeCluster, limits: Limits) -> AbortHandle {
     let metrics = Arc::new(Metrics::new());
     let clock = Clock::tokio_from(cluster.now());
     let refresh_intervals = RefreshIntervals {
         release: SECOND / 10,
         idle: SECOND / 10,
     };
+    let loopback: Vec<AllowedAddress> = ["http://127.0.0.1", "https://127.0.0.1"]
+        .map(|address| address.parse().unwrap())
+        .into();
+    let servers = ServerResolver::new(cluster.client(), None, refresh_intervals)
+        .with_allowed_addresses(loopback.clone());
+    let http = HttpClient::new().unwrap();
+    let prober = HttpProber::new(http.clone(), loopback, ProbeLimits::default());
     let deps = AnalysisDeps {
-        poller: Poller::new(
-            HttpClient::new().unwrap(),
-            Limits::default(),
-            Arc::new(|_, _| {}),
-        ),
-        servers: ServerResolver::new(cluster.client(), None, refresh_intervals)
-            .with_allowed_addresses(vec!["https://127.0.0.1".parse().unwrap()]),
+        poller: Poller::new(http, limits, Arc::new(|_, _| {})),
+        probes: Probes::new(cluster.client(), prober, servers.clone(), clock.clone()),
+        servers,
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
     };
@@ -82,12 +94,13 @@ fn start_analyzing_controller(cluster: &FakeCluster) {
         ownership: Arc::new(Leadership::without_election()),
         metrics,
         analyzer: Arc::new(manager),
+        registry: Arc::new(NoImageRegistry),
         dispatcher,
         admission_policy: None,
         safeguards: Safeguards::default(),
         instance: "serin".to_owned(),
     });
-    tokio::spawn(controller.run(std::future::pending(), SECOND));
+    tokio::spawn(controller.run(std::future::pending(), SECOND)).abort_handle()
 }
 
 /// Waits until the condition `MetricsReady` has this reason, or no `Secret` reason if `None`.
@@ -116,17 +129,14 @@ async fn wait_for_metrics_reason(cluster: &FakeCluster, reason: Option<&str>) ->
 
 #[tokio::test]
 async fn a_rollout_waits_for_its_prometheus_secret_while_others_proceed() {
-    // No other test uses TLS.
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .unwrap();
+    install_tls();
     let authority = CertificateAuthority::new().unwrap();
     let authorized_requests = Arc::new(AtomicUsize::new(0));
     let address = prometheus(&authority, Arc::clone(&authorized_requests)).await;
     let cluster = FakeCluster::new(51);
     cluster.tune(|tuning| (tuning.pods_ready, tuning.pods_stop) = (SECOND / 20, SECOND / 20));
     create_route(&cluster, "checkout");
-    start_analyzing_controller(&cluster);
+    start_analyzing_controller(&cluster, Limits::default());
     let apply_data_object = |kind: &str, name: &str, data: serde_json::Value| {
         let metadata = json!({"name": name, "namespace": SHOP});
         apply(

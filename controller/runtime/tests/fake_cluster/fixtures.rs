@@ -81,6 +81,7 @@ pub fn rollout_of_kind(
         RouteKind::VirtualService => json!({"istio": {"virtualServices": named}}),
         RouteKind::Ingress => json!({"nginx": {"canaryIngress": name}}),
         RouteKind::TraefikService => json!({"traefik": {"traefikServices": named}}),
+        RouteKind::IngressRoute => json!({"traefik": {"ingressRoutes": named}}),
         RouteKind::HttpProxy => json!({"contour": {"httpProxies": named}}),
         RouteKind::ApisixRoute => json!({"apisix": {"apisixRoutes": named}}),
     };
@@ -110,6 +111,12 @@ pub fn route_of_kind(router: &dyn Router, name: &str) -> Value {
         RouteKind::TraefikService => {
             json!({"weighted": {"services": [{"name": name, "port": 80}]}})
         }
+        RouteKind::IngressRoute => json!({
+            "routes": [
+                {"kind": "Rule", "match": "PathPrefix(`/static`)", "services": [{"name": "static", "port": 80}]},
+                {"kind": "Rule", "match": "PathPrefix(`/`)", "services": [{"name": name, "port": 80}]},
+            ],
+        }),
         RouteKind::HttpProxy => json!({
             "virtualhost": {"fqdn": format!("{name}.example")},
             "routes": [

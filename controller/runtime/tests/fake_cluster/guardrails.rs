@@ -415,3 +415,35 @@ async fn what_holds_a_release_is_read_soon_again_after_something_has_changed() {
     cluster.wait_until(is_met, 10 * SECOND).await.unwrap();
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_moved_is_found_soon_after_its_pod_has_started() {
+    let cluster = FakeCluster::new(1515);
+    let running = start(&cluster, json!({"imagePinned": {"mode": "Enforce"}})).await;
+    let steps = json!([{"setWeight": 50}, {"pause": {}}]);
+    apply(&cluster, routed_rollout("checkout", "v2", 4, steps));
+    let canary_pods = |cluster: &FakeCluster| -> Vec<String> {
+        let pods = cluster.objects::<Pod>();
+        let is_canary = |pod: &&Pod| {
+            let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+            let mut images = containers.filter_map(|container| container.image.as_deref());
+            images.any(|image| image.ends_with(":v2"))
+        };
+        pods.iter().filter(is_canary).map(Pod::name_any).collect()
+    };
+    let has_two = |cluster: &FakeCluster| canary_pods(cluster).len() == 2;
+    cluster.wait_until(has_two, MINUTE).await.unwrap();
+    // The simulated kubelet has started them by then, and names no image.
+    cluster.sleep(3 * SECOND).await;
+    for (pod, digest) in canary_pods(&cluster).iter().zip(["aa", "bb"]) {
+        let image = format!("registry.example/app@sha256:{digest}");
+        let edited = cluster.edit::<Pod>(SHOP, pod, |pod| {
+            pod["status"]["containerStatuses"][0]["imageID"] = json!(image);
+        });
+        edited.unwrap();
+    }
+    let is_found = |cluster: &FakeCluster| codes(cluster).contains(&HoldCode::ImageChanged);
+    cluster.wait_until(is_found, 15 * SECOND).await.unwrap();
+    assert!(message(&cluster).contains("2 different images"));
+    running.stop().await;
+}

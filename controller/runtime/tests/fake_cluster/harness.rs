@@ -1,9 +1,12 @@
 //! Test harness: a fake cluster, controllers with a scripted analyzer, and assertions.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Service;
@@ -16,12 +19,14 @@ use serin_crds::names::REVISION_LABEL;
 use serin_crds::{Rollout, RolloutCommand, RolloutStatus};
 use serin_fake_cluster::FakeCluster;
 use serin_metrics_analysis::{AnalysisRequest, AnalysisSnapshot};
+use serin_registry::StoredSignature;
 use serin_runtime::analyzer::Analyzer;
 use serin_runtime::clock::Clock;
 use serin_runtime::cluster_cache::Key;
 use serin_runtime::controller::{Controller, ControllerDeps};
 use serin_runtime::dispatcher::Dispatcher;
 use serin_runtime::election::{Candidate, Election, Leadership};
+use serin_runtime::image_registry::{ImageRegistry, ImageSource, LookupFailure};
 use serin_runtime::queue::Lane;
 use serin_runtime::reconcile::Safeguards;
 use serin_runtime::scope::Scope;
@@ -116,10 +121,83 @@ impl Analyzer for ScriptedAnalyzer {
     }
 }
 
+/// A registry with the tags and signatures that a test sets.
+#[derive(Default)]
+pub struct ScriptedRegistry {
+    tags: Mutex<HashMap<String, String>>,
+    signatures: Mutex<HashMap<String, Vec<StoredSignature>>>,
+    is_down: AtomicBool,
+    questions: AtomicUsize,
+}
+
+impl ScriptedRegistry {
+    /// Pushes an image under a tag.
+    pub fn push(&self, tag: &str, digest: &str) {
+        let mut tags = self.tags.lock().unwrap();
+        tags.insert(tag.to_owned(), digest.to_owned());
+    }
+
+    /// Stores a signature next to an image.
+    pub fn sign(&self, digest: &str, signature: StoredSignature) {
+        let mut signatures = self.signatures.lock().unwrap();
+        signatures
+            .entry(digest.to_owned())
+            .or_default()
+            .push(signature);
+    }
+
+    pub fn set_down(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    /// Number of questions so far.
+    pub fn questions(&self) -> usize {
+        self.questions.load(Ordering::SeqCst)
+    }
+
+    fn answer<T>(&self, answer: impl FnOnce() -> Option<T>) -> Result<T, LookupFailure> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        let failure = |problem: &str, fix: &str| LookupFailure {
+            problem: problem.to_owned(),
+            fix: fix.to_owned(),
+        };
+        if self.is_down.load(Ordering::SeqCst) {
+            return Err(failure(
+                "the registry did not answer in time",
+                "Check the registry",
+            ));
+        }
+        answer().ok_or_else(|| failure("the registry does not have it", "Push the image"))
+    }
+}
+
+impl ImageRegistry for ScriptedRegistry {
+    fn digest<'a>(
+        &'a self,
+        _: &'a ImageSource,
+        tag: &'a str,
+    ) -> BoxFuture<'a, Result<String, LookupFailure>> {
+        async move { self.answer(|| self.tags.lock().unwrap().get(tag).cloned()) }.boxed()
+    }
+
+    fn signatures<'a>(
+        &'a self,
+        _: &'a ImageSource,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<StoredSignature>, LookupFailure>> {
+        let stored = || {
+            let signatures = self.signatures.lock().unwrap();
+            Some(signatures.get(digest).cloned().unwrap_or_default())
+        };
+        async move { self.answer(stored) }.boxed()
+    }
+}
+
 /// A running controller.
 pub struct RunningController {
     pub name: String,
     pub analyzer: Arc<ScriptedAnalyzer>,
+    pub registry: Arc<ScriptedRegistry>,
     pub state_sizes: StateSizes,
     pub metrics: Arc<Metrics>,
     stop: watch::Sender<bool>,
@@ -233,6 +311,7 @@ fn start_in(
     let election =
         candidate.map(|candidate| Election::start(client.clone(), candidate, Arc::clone(&metrics)));
     let analyzer = Arc::new(ScriptedAnalyzer::default());
+    let registry = Arc::new(ScriptedRegistry::default());
     let dispatcher = Arc::new(Dispatcher::default());
     *analyzer.dispatcher.lock().unwrap() = Some(Arc::clone(&dispatcher));
     let leadership = election
@@ -247,6 +326,7 @@ fn start_in(
         ownership,
         metrics: Arc::clone(&metrics),
         analyzer: analyzer.clone(),
+        registry: registry.clone(),
         dispatcher,
         instance: name.to_owned(),
         admission_policy,
@@ -266,6 +346,7 @@ fn start_in(
     RunningController {
         name: name.to_owned(),
         analyzer,
+        registry,
         state_sizes,
         metrics,
         stop,
@@ -350,6 +431,7 @@ pub fn replica_sets(cluster: &FakeCluster, name: &str) -> Vec<ReplicaSet> {
         .collect()
 }
 
+/// The image of a revision without its digest.
 fn image_of(cluster: &FakeCluster, revision: &str) -> String {
     let set = cluster
         .objects::<ReplicaSet>()
@@ -364,7 +446,8 @@ fn image_of(cluster: &FakeCluster, revision: &str) -> String {
             .next()?
             .image
     };
-    image().unwrap_or_default()
+    let image = image().unwrap_or_default();
+    image.split('@').next().unwrap_or_default().to_owned()
 }
 
 /// `spec.replicas` by version.

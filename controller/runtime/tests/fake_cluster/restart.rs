@@ -1,4 +1,4 @@
-//! The command `restart`.
+//! The command `restart`, and `spec.restartAt`.
 
 use std::collections::BTreeSet;
 
@@ -73,4 +73,40 @@ async fn a_restart_waits_for_the_disruption_budget() {
     wait_until_healthy(&cluster, "checkout", "v1").await;
     cluster.sleep(MINUTE).await;
     assert!(before.is_disjoint(&pod_names(&cluster)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_time_in_the_spec_replaces_all_pods_once() {
+    let cluster = FakeCluster::new(83);
+    let _running = stable_rollout(&cluster).await;
+    let before = pod_names(&cluster);
+    let declared = |cluster: &FakeCluster| {
+        let mut rollout = routed_rollout("checkout", "v1", 4, json!([{"setWeight": 50}]));
+        let at = cluster
+            .now()
+            .checked_add(jiff::SignedDuration::from_secs(30))
+            .unwrap();
+        rollout["spec"]["restartAt"] = json!(at.to_string());
+        rollout
+    };
+    let monitor = TrafficMonitor::start(&cluster, "checkout");
+    apply(&cluster, declared(&cluster));
+    cluster.sleep(20 * SECOND).await;
+    assert_eq!(pod_names(&cluster), before, "before its time");
+    wait_for_position(&cluster, "checkout", "Progressing/Stable").await;
+    wait_until_healthy(&cluster, "checkout", "v1").await;
+    wait_for_event(&cluster, "checkout", "Restarted").await;
+    // The additional pod of the restart ends.
+    cluster.sleep(MINUTE).await;
+    let after = pod_names(&cluster);
+    assert!(before.is_disjoint(&after), "{before:?} {after:?}");
+    cluster.sleep(10 * MINUTE).await;
+    assert_eq!(pod_names(&cluster), after, "once");
+    assert!(status(&cluster, "checkout").state.restarted_at.is_some());
+    assert_eq!(
+        replica_sets(&cluster, "checkout").len(),
+        1,
+        "no new revision"
+    );
+    monitor.finish().await;
 }

@@ -140,7 +140,7 @@ async fn routes_of_several_kinds_get_the_same_weight() {
             "gatewayAPI": {"httpRoute": NAME, "grpcRoutes": routes, "tlsRoutes": routes, "tcpRoutes": routes},
             "istio": {"virtualServices": routes},
             "nginx": {"canaryIngress": NAME},
-            "traefik": {"traefikServices": routes},
+            "traefik": {"traefikServices": routes, "ingressRoutes": routes},
             "contour": {"httpProxies": routes},
             "apisix": {"apisixRoutes": routes},
         });

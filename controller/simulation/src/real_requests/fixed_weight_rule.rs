@@ -53,7 +53,9 @@ impl BoundClaim {
     /// What is reported with this evidence.
     pub(crate) fn from_evidence(evidence: &Evidence, bets: &Bets, alpha: f64) -> Self {
         match claim(evidence, bets.config(), alpha) {
-            Claim::PerCountedUnit { .. } | Claim::Clustered { .. } => Self::Claimed,
+            Claim::PerCountedUnit { .. } | Claim::Calibrated { .. } | Claim::Clustered { .. } => {
+                Self::Claimed
+            }
             // "If requests fail independently" is such a condition as well.
             Claim::PerRequest | Claim::Gateway { .. } | Claim::Unlearned { .. } => {
                 Self::IfRoutedByChance

@@ -2,7 +2,7 @@
 
 use serin_analysis::ConfigError;
 use serin_analysis::evidence::Bets;
-use serin_analysis::placebo::{HOUR_MS, placebo};
+use serin_analysis::placebo::{HOUR_MS, PlaceboRule, placebo};
 
 use super::fixed_weight_rule::shipped_evidence;
 use super::split::{SplitLog, SplitUnit};
@@ -52,7 +52,12 @@ pub fn log_placebo(
     let counts = parallel::map_seeds(options.draws, options.seed, |seed| {
         let release = split.release(0.0, 1.0, seed);
         let ticks = [release.history, release.ticks].concat();
-        let result = placebo(&ticks, HOUR_MS, &bets, options.alpha);
+        let rule = PlaceboRule {
+            bets: &bets,
+            alpha: options.alpha,
+            canary_share: 0.0,
+        };
+        let result = placebo(&ticks, HOUR_MS, &rule);
         (result.rolled_back(), result.releases())
     });
     let sum = |part: fn(&(u32, u32)) -> u32| counts.iter().map(part).sum();

@@ -19,6 +19,7 @@ fn release(effect: CanaryEffect, pace: SimulatedPace) -> ReleaseScenario {
         pace,
         allotment: 2592.0,
         max_duration_seconds: 3600.0,
+        compared_stable: Vec::new(),
     }
 }
 
@@ -164,4 +165,39 @@ fn the_same_seed_gives_the_same_list() {
         .unwrap()
     };
     assert_eq!(simulate(), simulate());
+}
+
+#[test]
+fn a_comparison_with_few_baseline_pods_takes_longer_and_keeps_the_bound() {
+    let with = |effect, compared_stable: Vec<(f64, f64)>| {
+        let release = ReleaseScenario {
+            compared_stable,
+            ..release(CanaryEffect::Times(effect), SimulatedPace::Evidence)
+        };
+        simulate_releases(OPTIONS, &release).unwrap()
+    };
+    let baseline = || vec![(0.0, 0.05), (0.2, 0.1)];
+    let promoted_after = |outcomes: &[ReleaseOutcome]| {
+        assert!(share(outcomes, FinalDecision::RolledBack) <= 0.01);
+        assert!(share(outcomes, FinalDecision::Promoted) >= 0.8);
+        let seconds: f64 = outcomes.iter().map(|outcome| outcome.seconds).sum();
+        seconds
+    };
+    let (all, few) = (
+        promoted_after(&with(1.0, Vec::new())),
+        promoted_after(&with(1.0, baseline())),
+    );
+    assert!(few > 1.2 * all, "{few} s instead of {all} s");
+    let bad = with(10.0, baseline());
+    assert!(share(&bad, FinalDecision::Promoted) <= 0.02);
+}
+
+#[test]
+fn the_part_of_stable_follows_the_weight() {
+    let release = ReleaseScenario {
+        compared_stable: vec![(0.05, 0.1), (0.2, 0.25)],
+        ..release(CanaryEffect::Times(1.0), SimulatedPace::Evidence)
+    };
+    let at = [0.01, 0.05, 0.1, 0.2, 0.5].map(|weight| release.compared_stable_at(weight));
+    assert_eq!(at, [0.1, 0.1, 0.1, 0.25, 0.25].map(Some));
 }

@@ -180,14 +180,14 @@ impl World {
     /// Whether the router assigns each request, or each cluster within a scrape, by chance to pods
     /// that are alike. At a gateway the bound is claimed under this condition.
     fn meets_gateway_condition(self) -> bool {
-        !matches!(
-            self,
-            Self::LastingClusters { .. }
-                | Self::SessionAffinity { .. }
-                | Self::PodsDiffer { .. }
-                | Self::BadStablePod
-                | Self::CanaryOnBadNode
-        )
+        self.is_good()
+            && !matches!(
+                self,
+                Self::LastingClusters { .. }
+                    | Self::SessionAffinity { .. }
+                    | Self::PodsDiffer { .. }
+                    | Self::BadStablePod
+            )
     }
 
     /// The weights of the release: seconds since its start, weight, number of canary pods.

@@ -124,6 +124,10 @@ fn format_cell(cell: &WorldCell, mode: usize) -> String {
     } else {
         format_percent(rolled_back)
     };
+    if !cell.world.is_good() {
+        // The bound is about canaries that are as good as stable.
+        return text;
+    }
     if cell.claimed[mode].is_most() {
         let of_claimed = cell.rolled_back_of_claimed[mode].percent();
         format!("{text} (c, {})", format_percent(of_claimed))
@@ -161,5 +165,11 @@ mod tests {
         assert_eq!(format_cell(&cell, 1), "3.0 (c, 2.5)");
         cell.claimed[1] = some(10);
         assert_eq!(format_cell(&cell, 1), "3.0 (d)");
+        cell.world = World::CanaryOnBadNode;
+        assert_eq!(
+            format_cell(&cell, 1),
+            "3.0",
+            "no false rollback, so no claim"
+        );
     }
 }

@@ -30,7 +30,7 @@ pub fn set_weight(
     weight: Weight,
     original: Option<&OriginalWeights>,
 ) -> Result<Patch, RouteError> {
-    router(route).set_weight(route, rule, SERVICES, weight, original)
+    router(route).set_weight(route, rule, SERVICES, weight, &[], original)
 }
 
 pub fn refresh_original(

@@ -11,10 +11,11 @@ use serin_load::LoadHandle;
 use serin_core::state::ReleaseResult;
 use serin_core::units::{Revision, Weight};
 
-use crate::env::Env;
+use crate::env::{Env, requests_per_second};
 use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::shop::{Shop, is_paused, is_stable, stop_and_ensure_no_loss, verified_weight};
 
+/// Requests per second while other cases run. On a data plane of its own, there are more.
 const LOAD_PER_SECOND: u32 = 100;
 
 fn options_with_steps(percents: &[u32]) -> RolloutOptions {
@@ -37,7 +38,7 @@ async fn start_release_paused_at_half(
     let shop = Shop::create(env, namespace).await?;
     let spec = options_with_steps(&[50]);
     shop.deploy_first(&spec, &SampleRelease::good("v1")).await?;
-    let load = shop.start_load(LOAD_PER_SECOND)?;
+    let load = shop.start_load(requests_per_second(LOAD_PER_SECOND))?;
     shop.apply_release(&spec, &SampleRelease::good("v2"))
         .await?;
     shop.wait_until("v2 waits at 50 %", Duration::from_secs(120), is_paused)

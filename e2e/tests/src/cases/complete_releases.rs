@@ -148,11 +148,8 @@ async fn run_bad_release(shop: &Shop, spec: &RolloutOptions) -> Result<()> {
 
 /// v5: each pod crashes after 400 requests.
 async fn run_crash_loop(shop: &Shop, spec: &RolloutOptions) -> Result<()> {
-    let mut object = crate::manifests::rollout(
-        &shop.name,
-        spec,
-        &SampleRelease::with_fault("v5", "CRASH_AFTER_REQUESTS", "400"),
-    );
+    let release = SampleRelease::with_fault("v5", "CRASH_AFTER_REQUESTS", "400");
+    let mut object = shop.rollout_manifest(spec, &release);
     // Abort after the first restart, and without metrics, so that only the pod status matters.
     object["spec"]["strategy"]["canary"]["podRestartLimit"] = json!(1);
     remove_field(&mut object["spec"], "analysis");

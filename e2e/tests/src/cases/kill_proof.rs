@@ -43,8 +43,15 @@ fn state_dir(env: &Env, name: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
-async fn start(env: &Env, options: &ControllerOptions, state_dir: &Path) -> Result<Controller> {
+/// Starts a controller that manages the namespace of the case only.
+async fn start(
+    env: &Env,
+    shop: &Shop,
+    options: &ControllerOptions,
+    state_dir: &Path,
+) -> Result<Controller> {
     let scope = ControllerScope {
+        manages_only: Some(shop.namespace.clone()),
         state_dir: Some(state_dir.to_owned()),
         ..ControllerScope::default()
     };
@@ -109,7 +116,7 @@ pub async fn a_rollout_that_may_have_killed_the_controller_is_quarantined_while_
     let records = format!("garbage\n{poison_record}\n{innocent_record}\n{{\"uid\":");
     std::fs::write(state_dir.join(JOURNAL), records)?;
 
-    let controller = start(env, &options("kill-proof", 18_190), &state_dir).await?;
+    let controller = start(env, &shop, &options("kill-proof", 18_190), &state_dir).await?;
     let quarantined = Duration::from_secs(20);
     poison
         .wait_until("the poison is quarantined", quarantined, is_quarantined)
@@ -193,7 +200,7 @@ pub async fn a_controller_killed_during_first_attempts_reconciles_every_rollout(
     let options = options("kill-first", 18_191);
     let mut interrupted = 0;
     for _ in 0..KILLS {
-        let mut controller = start(env, &options, &state_dir).await?;
+        let mut controller = start(env, &shop, &options, &state_dir).await?;
         // The first attempts of all Rollouts begin when the caches are in sync.
         let wait = Duration::from_millis(rand::rng().random_range(0..400));
         tokio::time::sleep(wait).await;
@@ -201,7 +208,7 @@ pub async fn a_controller_killed_during_first_attempts_reconciles_every_rollout(
         interrupted += open_attempts(&state_dir)?;
     }
     note!("{KILLS} kills during {interrupted} first attempts");
-    let controller = start(env, &options, &state_dir).await?;
+    let controller = start(env, &shop, &options, &state_dir).await?;
     for member in &fleet {
         member
             .wait_until("it is reconciled", Duration::from_secs(180), |rollout| {

@@ -17,9 +17,12 @@ pub mod earlier_revisions;
 pub mod example_manifests;
 pub mod gateway_api_installation;
 pub mod guardrail_exceptions;
+pub mod guardrail_images;
 pub mod guardrail_kinds;
 pub mod guardrail_pods;
+pub mod guardrail_registry;
 pub mod guardrails;
+pub mod header_routes;
 pub mod hostile_input;
 pub mod invalid_specs;
 pub mod kill_proof;
@@ -36,7 +39,9 @@ pub mod scale_to_zero;
 pub mod scaling;
 pub mod scrape_configuration;
 pub mod services_and_routes;
+mod smoke_tests;
 pub mod takeover;
+pub mod traffic_split;
 pub mod uneven_traffic;
 pub mod upgrades;
 
@@ -59,6 +64,9 @@ pub enum Isolation {
     /// It uses the shared controller, and no other case runs at the same time, because it measures
     /// times or loads the machine.
     Exclusive,
+    /// It starts its own controllers, which manage its namespace only. Other such cases run at the
+    /// same time, and no shared controller.
+    OwnControllers,
     /// It uses the whole cluster and starts its own controllers.
     Alone,
 }
@@ -72,8 +80,8 @@ macro_rules! cases {
     };
 }
 
-// Shared cases start in this order. The longest ones come first, so that no long case runs alone at
-// the end.
+// Cases of one isolation start in this order. The longest ones come first, so that no long case runs
+// alone at the end.
 cases! {
     Shared: prometheus_faults::prometheus_faults_hold_the_release_until_they_are_fixed,
     Shared: complete_releases::a_release_without_steps_is_paced_by_evidence,
@@ -92,9 +100,11 @@ cases! {
     Shared: analysis::the_latency_guard_holds_a_slower_canary_below_the_threshold,
     Shared: analysis::a_failing_check_rolls_back_a_release_that_meets_its_objective,
     Shared: pod_problems::a_canary_that_cannot_run_names_the_cause_and_a_fix,
+    Shared: smoke_tests::a_release_passes_its_smoke_tests_before_its_first_request,
     Shared: policies::a_ten_line_rollout_under_the_shipped_policies_is_a_guarded_release,
     Shared: guardrail_pods::guardrails_on_pods_let_no_request_reach_a_release,
     Shared: guardrail_kinds::kinds_of_guardrails_may_appear_disappear_and_change_their_version,
+    Shared: guardrail_registry::a_tag_is_resolved_once_and_its_image_must_be_signed,
     Shared: guardrails::guardrails_on_objects_let_the_release_go_on_once_they_exist,
     Shared: guardrails::guardrails_on_the_template_hold_a_release_before_its_first_pod,
     Shared: policies::mistakes_in_policies_and_guardrails_hold_the_next_release_and_say_where,
@@ -126,25 +136,61 @@ cases! {
     Shared: ownership::a_rollout_takes_over_the_service_of_a_running_deployment_without_loss,
     Shared: invalid_specs::a_rollout_with_an_invalid_spec_can_be_aborted,
     Shared: changes_during_release::an_equivalent_template_does_not_start_a_release,
+    Shared: guardrail_images::a_tag_that_moves_during_a_release_holds_it_and_is_named,
     Shared: guardrail_exceptions::an_exception_from_guardrails_needs_the_verb_except,
     Shared: guardrail_kinds::guardrails_name_what_pod_security_refuses_without_a_label_for_warnings,
     Exclusive: blue_green::switches_of_the_service_and_back_lose_no_request,
     Exclusive: blue_green::switches_of_the_route_and_back_lose_no_request,
     Exclusive: blue_green::the_strategy_of_a_live_rollout_changes_without_loss,
+    Exclusive: traffic_split::verified_weights_are_those_of_the_traffic_up_and_down,
+    Exclusive: traffic_split::an_abort_whose_canary_pods_are_deleted_at_once_loses_nothing,
+    Exclusive: traffic_split::no_request_reaches_a_canary_before_its_endpoints_exist,
+    Exclusive: traffic_split::a_gateway_restarted_during_a_release_keeps_the_weights,
+    Exclusive: header_routes::requests_with_the_header_reach_the_canary_alone,
+    Exclusive: header_routes::an_abort_gives_requests_with_the_header_back_without_loss,
+    Exclusive: header_routes::mirrored_requests_never_change_what_clients_get,
     Exclusive: complete_releases::five_releases_under_load_end_as_expected,
     Exclusive: policy_edits::one_edit_of_guardrails_reaches_fifty_rollouts_without_a_burst,
     Exclusive: example_manifests::every_example_manifest_is_accepted,
+    OwnControllers: outages::a_controller_killed_at_random_moments_completes_releases,
+    OwnControllers: takeover::a_deployment_becomes_a_rollout_and_back_without_a_lost_request,
+    OwnControllers: takeover::one_commit_that_replaces_a_deployment_by_a_rollout_loses_no_request,
+    OwnControllers: kill_proof::a_rollout_that_may_have_killed_the_controller_is_quarantined_while_others_continue,
+    OwnControllers: kill_proof::a_controller_killed_during_first_attempts_reconciles_every_rollout,
     Alone: chart::the_chart_installs_a_working_controller,
     Alone: admission::the_policies_limit_authors_commands_and_the_controller,
     Alone: hostile_input::hostile_input_in_one_namespace_does_not_stop_a_rollback_in_another,
     Alone: upgrades::upgrade_and_rollback,
-    Alone: kill_proof::a_rollout_that_may_have_killed_the_controller_is_quarantined_while_others_continue,
-    Alone: kill_proof::a_controller_killed_during_first_attempts_reconciles_every_rollout,
-    Alone: outages::a_controller_killed_at_random_moments_completes_releases,
-    Alone: takeover::a_deployment_becomes_a_rollout_and_back_without_a_lost_request,
-    Alone: takeover::one_commit_that_replaces_a_deployment_by_a_rollout_loses_no_request,
     Alone: outages::the_standby_takes_over_when_the_leader_stops,
     Alone: outages::a_prometheus_outage_holds_the_release,
     Alone: gateway_api_installation::the_controller_works_without_the_gateway_api_and_detects_its_installation,
     Alone: outages::the_controller_survives_an_api_server_outage,
+}
+
+/// The cases that run on each data plane, by their names. They make no assumption about the kind of
+/// the route.
+pub const ON_EVERY_DATA_PLANE: [&str; 11] = [
+    "five_releases_under_load_end_as_expected",
+    "verified_weights_are_those_of_the_traffic_up_and_down",
+    "an_abort_whose_canary_pods_are_deleted_at_once_loses_nothing",
+    "no_request_reaches_a_canary_before_its_endpoints_exist",
+    "a_gateway_restarted_during_a_release_keeps_the_weights",
+    "requests_with_the_header_reach_the_canary_alone",
+    "an_abort_gives_requests_with_the_header_back_without_loss",
+    "mirrored_requests_never_change_what_clients_get",
+    "a_new_release_supersedes_one_in_progress",
+    "reverting_the_manifest_aborts_the_release",
+    "a_controller_killed_at_random_moments_completes_releases",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cases_on_every_data_plane_exist() {
+        for name in ON_EVERY_DATA_PLANE {
+            assert!(ALL.iter().any(|case| case.name == name), "{name}");
+        }
+    }
 }

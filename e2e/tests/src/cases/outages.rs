@@ -14,7 +14,7 @@ use serde_json::json;
 use serin_cluster::Component;
 use serin_crds::Rollout;
 
-use crate::controller::{Controller, ControllerOptions};
+use crate::controller::{Controller, ControllerOptions, ControllerScope};
 use crate::env::Env;
 use crate::manifests::{RolloutOptions, SampleRelease};
 use crate::note;
@@ -48,7 +48,11 @@ pub async fn a_controller_killed_at_random_moments_completes_releases(env: &Env)
 pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
     let shop = Shop::create(env, "serin-e2e-kills").await?;
     let controller_options = options("kills", 18_181, None);
-    let mut controller = Controller::start(env, &controller_options)?;
+    let scope = ControllerScope {
+        manages_only: Some(shop.namespace.clone()),
+        ..ControllerScope::default()
+    };
+    let mut controller = Controller::start_with_scope(env, &controller_options, &scope)?;
     controller.wait_until_ready().await?;
     let steps = json!([{"setWeight": 20}, {"pause": {"duration": "6s"}}, {"setWeight": 60}, {"pause": {"duration": "6s"}}]);
     let spec = RolloutOptions {
@@ -80,7 +84,7 @@ pub async fn kill_controllers(env: &Env, kills: u32) -> Result<()> {
             if killed < kills {
                 controller.kill().await?;
                 killed += 1;
-                controller = Controller::start(env, &controller_options)?;
+                controller = Controller::start_with_scope(env, &controller_options, &scope)?;
                 controller.wait_until_ready().await?;
             }
         }

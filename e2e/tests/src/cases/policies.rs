@@ -200,6 +200,14 @@ async fn check_short_rollout(env: &Env, shop: &Shop) -> Result<()> {
     shop.wait_until("v3 is rolled back", PATIENCE, is_aborted)
         .await?;
 
+    // What was read for v3 is shared for some seconds, and outdated when its pods are gone.
+    let pods_of_v3_are_gone = async || {
+        let desired = shop.desired_replicas().await?;
+        Ok(desired.values().filter(|count| **count > 0).count() == 1)
+    };
+    shop.eventually("v3 has no pods", PATIENCE, pods_of_v3_are_gone)
+        .await?;
+
     // Guarded: without its network policy, no release begins.
     let network_policies: Api<NetworkPolicy> = shop.api();
     network_policies

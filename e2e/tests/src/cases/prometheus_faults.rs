@@ -222,8 +222,11 @@ pub async fn prometheus_faults_hold_the_release_until_they_are_fixed(env: &Env) 
         );
         ensure!(
             is_reported(&rollout),
-            "{fault:?} must still be reported: {:?}",
-            metrics_failure_reason(&rollout)
+            "{fault:?} must still be reported: {:?} at stage {:?}: {}; {:?}",
+            metrics_failure_reason(&rollout),
+            status.state.stage,
+            status.state.message,
+            status.conditions
         );
         note!(
             "{fault:?}: {}: {}",

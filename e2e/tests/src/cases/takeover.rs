@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::controller::{Controller, ControllerOptions};
+use crate::controller::{Controller, ControllerOptions, ControllerScope};
 use crate::env::{Env, count_from_env};
 use crate::manifests::{RolloutOptions, SampleRelease, rollout, template};
 use crate::note;
@@ -195,7 +195,7 @@ impl<'a> Adoption<'a> {
             port,
             election: None,
         };
-        let mut controller = Controller::start(env, &options)?;
+        let mut controller = Self::start_controller(env, &shop, &options)?;
         controller.wait_until_ready().await?;
         deploy(&shop).await?;
         let load = shop.start_load(LOAD_PER_SECOND)?;
@@ -208,6 +208,15 @@ impl<'a> Adoption<'a> {
             load,
             fleet,
         })
+    }
+
+    /// Starts a controller that manages the namespace of the case only.
+    fn start_controller(env: &Env, shop: &Shop, options: &ControllerOptions) -> Result<Controller> {
+        let scope = ControllerScope {
+            manages_only: Some(shop.namespace.clone()),
+            ..ControllerScope::default()
+        };
+        Controller::start_with_scope(env, options, &scope)
     }
 
     /// Waits for a phase. In every second round the controller is killed and started again
@@ -227,7 +236,7 @@ impl<'a> Adoption<'a> {
                 break;
             }
             self.controller.kill().await?;
-            self.controller = Controller::start(self.env, &self.options)?;
+            self.controller = Self::start_controller(self.env, &self.shop, &self.options)?;
             self.controller.wait_until_ready().await?;
         }
         Ok(())

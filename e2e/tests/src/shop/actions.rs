@@ -12,7 +12,7 @@ use serin_crds::{Rollout, RolloutCommand};
 use serin_load::{Load, LoadHandle, LoadOptions, LoadReport};
 
 use super::{Shop, is_stable};
-use crate::manifests::{self, RolloutOptions, SampleRelease};
+use crate::manifests::{RolloutOptions, SampleRelease};
 
 impl Shop {
     /// Applies the Rollout of a release, as a GitOps tool does.
@@ -24,9 +24,7 @@ impl Shop {
         spec: &RolloutOptions,
         release: &SampleRelease,
     ) -> Result<Rollout> {
-        let object = self
-            .apply(manifests::rollout(&self.name, spec, release))
-            .await?;
+        let object = self.apply(self.rollout_manifest(spec, release)).await?;
         Ok(object.try_parse()?)
     }
 
@@ -111,7 +109,23 @@ impl Shop {
     /// # Errors
     /// If the address of the gateway is public.
     pub fn start_load_on(&self, path: &str, rate_per_second: u32) -> Result<LoadHandle> {
+        self.start_load_with(path, rate_per_second, &[])
+    }
+
+    /// Starts load with further headers on one path through the gateway.
+    ///
+    /// # Errors
+    /// If the address of the gateway is public.
+    pub fn start_load_with(
+        &self,
+        path: &str,
+        rate_per_second: u32,
+        headers: &[(&str, &str)],
+    ) -> Result<LoadHandle> {
+        let headers = headers.iter();
+        let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let options = LoadOptions {
+            headers: headers.collect(),
             host: Some(self.host.clone()),
             rate_per_second,
             duration: Some(Duration::from_secs(3_600)),

@@ -5,6 +5,7 @@ mod conditions;
 mod observe;
 mod wait;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,8 +16,9 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use serin_crds::Rollout;
 
+use crate::data_plane::{DataPlane, RoutedService};
 use crate::env::Env;
-use crate::manifests;
+use crate::manifests::{self, RolloutOptions, SampleRelease};
 
 pub use actions::stop_and_ensure_no_loss;
 pub use conditions::{is_aborted, is_paused, is_stable, verified_weight};
@@ -45,7 +47,9 @@ pub struct Shop {
     /// The host name of the route.
     pub host: String,
     gateway_url: String,
+    data_plane: Arc<dyn DataPlane>,
 }
+
 impl Shop {
     /// Creates the namespace (with restricted pod security) and the route. Removes a namespace of a
     /// killed run first.
@@ -62,7 +66,9 @@ impl Shop {
     /// If the API server rejects a request.
     pub async fn create_named(env: &Env, namespace: &str, name: &str) -> Result<Self> {
         let shop = Self::create_without_route(env, namespace, name).await?;
-        shop.apply(shop.route()).await?;
+        for object in shop.data_plane.route_objects(shop.routed_service()) {
+            shop.apply(object).await?;
+        }
         Ok(shop)
     }
 
@@ -77,6 +83,7 @@ impl Shop {
             name: name.to_owned(),
             host: format!("{namespace}.example"),
             gateway_url: env.gateway_url.clone(),
+            data_plane: env.data_plane.clone(),
         };
         shop.remove_rollout_finalizers().await?;
         shop.remove_namespace().await?;
@@ -91,7 +98,27 @@ impl Shop {
         Ok(shop)
     }
 
-    /// The route as the user writes it.
+    /// The Rollout of a release, for the data plane of this environment.
+    pub fn rollout_manifest(&self, spec: &RolloutOptions, release: &SampleRelease) -> Value {
+        let mut rollout = manifests::rollout(&self.name, spec, release);
+        self.data_plane.adapt(&mut rollout, self.routed_service());
+        rollout
+    }
+
+    /// The data plane that routes its requests.
+    pub fn data_plane(&self) -> &dyn DataPlane {
+        &*self.data_plane
+    }
+
+    fn routed_service(&self) -> RoutedService<'_> {
+        RoutedService {
+            namespace: &self.namespace,
+            name: &self.name,
+            host: &self.host,
+        }
+    }
+
+    /// The HTTPRoute as the user writes it.
     pub fn route(&self) -> Value {
         let (gateway_namespace, gateway_name) = gateway();
         manifests::http_route(&self.name, &self.host, (&gateway_namespace, &gateway_name))
@@ -106,6 +133,7 @@ impl Shop {
             name: name.to_owned(),
             host: self.host.clone(),
             gateway_url: self.gateway_url.clone(),
+            data_plane: self.data_plane.clone(),
         }
     }
 

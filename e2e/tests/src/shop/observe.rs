@@ -6,11 +6,13 @@ use anyhow::Result;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
-use kube::ResourceExt;
 use kube::api::{DynamicObject, ListParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, ResourceExt};
 use serde_json::Value;
 use serin_core::units::Weight;
 use serin_crds::{Rollout, RolloutStatus};
+use serin_traffic::{Services, router_of};
 
 use super::Shop;
 
@@ -36,8 +38,18 @@ impl Shop {
     /// # Errors
     /// If the route cannot be read.
     pub async fn route_share(&self) -> Result<Weight> {
-        let route = self.routes().get(&self.name).await?;
-        Ok(share_of(&route, &format!("{}-canary", self.name)))
+        let router = router_of(self.data_plane.route_kind());
+        let kind = GroupVersionKind::gvk(router.group(), router.versions()[0], router.kind());
+        let resource = ApiResource::from_gvk_with_plural(&kind, router.plural());
+        let objects: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let route = serde_json::to_value(objects.get(&self.name).await?)?;
+        let canary = format!("{}-canary", self.name);
+        let services = Services {
+            stable: &self.name,
+            canary: &canary,
+        };
+        Ok(router.canary_weight(&route, None, services)?)
     }
 
     /// Desired replicas by revision.

@@ -156,3 +156,56 @@ async fn an_infeasible_objective_is_reported_before_the_release() {
         "{message}"
     );
 }
+
+/// A preview has no requests, but the service that would be switched to it has.
+#[tokio::test]
+async fn a_switch_is_held_while_the_service_has_no_error_budget_unless_somebody_decides() {
+    let prometheus = start_prometheus(&TrafficScenario::default()).await;
+    let preview = |phase, freeze_lifted| AnalysisRequest {
+        is_blue_green: true,
+        weight: Weight::ZERO,
+        phase,
+        freeze_lifted,
+        ..request()
+    };
+    let code = |snapshot: &AnalysisSnapshot| snapshot.report.hold_code();
+    let cases = [
+        (
+            HoldCode::BudgetSpent,
+            [("total300", 6e4), ("errors300", 0.0)],
+        ),
+        (
+            HoldCode::ServiceBurning,
+            [("total300", 6e4), ("errors300", 6e3)],
+        ),
+    ];
+    for (expected, recent) in cases {
+        let month = [("total", 1e6), ("errors", 2e3), ("age0", 2.6e6)];
+        let hour = [("total3600", 7.2e5), ("errors3600", 7.2e4)];
+        prometheus.set_service(&[&month[..], &hour[..], &recent[..]].concat());
+        for phase in [ReleasePhase::Release, ReleasePhase::Preview] {
+            let running = start_manager(&prometheus, at(0));
+            running.manager.start_or_update(preview(phase, false));
+            let held = |snapshot: &AnalysisSnapshot| code(snapshot) == Some(expected);
+            let snapshot = running.wait_until("a hold", held).await;
+            let message = &snapshot.report.message;
+            assert!(message.starts_with("availability: "), "{message}");
+            assert!(
+                snapshot.report.freeze().is_some(),
+                "an override can lift it"
+            );
+            running.manager.start_or_update(preview(phase, true));
+            let lifted = |snapshot: &AnalysisSnapshot| snapshot.report.is_fresh();
+            running.wait_until("a lifted freeze", lifted).await;
+        }
+    }
+    // A canary without traffic is not held: the freeze counts when it has some.
+    let running = start_manager(&prometheus, at(0));
+    running.manager.start_or_update(AnalysisRequest {
+        is_blue_green: false,
+        ..preview(ReleasePhase::Release, false)
+    });
+    let known = |snapshot: &AnalysisSnapshot| state(snapshot) == "Spent";
+    let snapshot = running.wait_until("a budget", known).await;
+    assert_eq!(code(&snapshot), None);
+}

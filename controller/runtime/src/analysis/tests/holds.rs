@@ -3,6 +3,7 @@
 use super::*;
 use serin_core::hold::HoldCode;
 use serin_core::observed::ReportKind;
+use serin_core::state::AbortCause;
 
 #[tokio::test]
 async fn every_query_error_holds_with_its_cause_until_it_is_resolved() {
@@ -147,8 +148,8 @@ async fn a_mistyped_error_selector_does_not_pass_as_error_free() {
         "traefik_service_requests_total{code=~\"5..\"}",
     ));
     running
-        .wait_until("no hold", |snapshot| {
-            snapshot.report.kind() == ReportKind::Undecided
+        .wait_until("a verdict", |snapshot| {
+            snapshot.report.breach_cause() == Some(AbortCause::Evidence)
         })
         .await;
 }

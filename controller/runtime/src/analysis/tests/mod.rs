@@ -25,6 +25,7 @@ use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::status::AnalysisStatus;
 use serin_metrics_analysis::fixtures::request;
+use serin_metrics_analysis::http_probe::{HttpProber, ProbeLimits};
 use serin_metrics_analysis::prometheus::{AllowedAddress, HttpClient, Limits, Series};
 use tokio::time::{sleep, timeout};
 
@@ -196,8 +197,12 @@ fn start_with_servers(
     let clock = Clock::tokio_from(now);
     prometheus.set_clock(clock.clone());
     let poller = poller(limits);
+    let http = HttpClient::new().unwrap();
+    let prober = HttpProber::new(http, loopback(), ProbeLimits::default());
+    let api_server = unreachable_api_server();
     let deps = AnalysisDeps {
         poller: poller.clone(),
+        probes: Probes::new(api_server, prober, servers.clone(), clock.clone()),
         servers,
         metrics: Arc::new(Metrics::new()),
         clock,

@@ -1,6 +1,8 @@
 //! A restarted controller resumes the analysis.
 
 use super::*;
+use serin_core::hold::HoldCode;
+use serin_core::observed::ReportKind;
 
 #[tokio::test]
 async fn a_restart_does_not_change_the_evidence() {
@@ -138,4 +140,71 @@ async fn restarts_do_not_change_the_evidence_of_many_sources() {
         objective(&straight)["evidence"]["totals"]["canaryErrors"],
         json!(errors)
     );
+}
+
+#[tokio::test]
+async fn missing_metrics_stay_reported_by_a_restarted_and_by_a_replaced_task() {
+    let prometheus = start_prometheus(&TrafficScenario::default()).await;
+    let running = resume_at(&prometheus, &request(), 60).await;
+    running.wait_for_evidence_until(59).await;
+    prometheus.set_mode(Mode::Hangs);
+    let message = running.wait_for_hold(HoldCode::Timeout).await;
+
+    let again = start_manager(&prometheus, at(70));
+    again.manager.start_or_update(AnalysisRequest {
+        resume_from: running.snapshot().checkpoint,
+        ..request()
+    });
+    let is_kept = |snapshot: &AnalysisSnapshot| {
+        snapshot.report.holds.first().is_some_and(|hold| {
+            hold.code == HoldCode::Timeout && hold.message.to_string() == message
+        })
+    };
+    assert!(is_kept(&again.snapshot()), "before the task has begun");
+    let continued = again
+        .wait_until("a checkpoint", |snapshot| snapshot.checkpoint.is_some())
+        .await;
+    assert!(is_kept(&continued), "before the first answer");
+
+    // Another pace replaces the task.
+    again.manager.start_or_update(AnalysisRequest {
+        pace: Some(EvidencePace {
+            first_weight: Weight::percent(1),
+            max_weight: Weight::percent(50),
+        }),
+        ..request()
+    });
+    assert!(is_kept(&again.snapshot()), "{:?}", again.snapshot().report);
+    prometheus.set_mode(Mode::Normal);
+    again
+        .wait_until("no hold", |snapshot| {
+            snapshot.report.kind() == ReportKind::Undecided
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_canary_with_traffic_is_held_until_its_metrics_are_read() {
+    let prometheus = start_prometheus(&TrafficScenario::default()).await;
+    prometheus.set_mode(Mode::Hangs);
+    let running = start_manager(&prometheus, start());
+    running.manager.start_or_update(AnalysisRequest {
+        weight: Weight::ZERO,
+        ..request()
+    });
+    assert_eq!(running.snapshot().report.kind(), ReportKind::Undecided);
+    running
+        .wait_until("waiting", |snapshot| {
+            snapshot.report.message.contains("No traffic")
+        })
+        .await;
+    running.manager.start_or_update(request());
+    running.wait_for_hold(HoldCode::EvidenceInsufficient).await;
+    running.wait_for_hold(HoldCode::Timeout).await;
+    prometheus.set_mode(Mode::Normal);
+    running
+        .wait_until("no hold", |snapshot| {
+            snapshot.report.kind() == ReportKind::Undecided
+        })
+        .await;
 }

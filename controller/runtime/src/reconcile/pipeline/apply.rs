@@ -5,8 +5,8 @@ use std::time::Duration;
 use serin_core::backoff::retry_after;
 use serin_core::effect::{Decision, Effect};
 use serin_core::state::Stage;
-use serin_core::units::Weight;
-use serin_crds::status::OriginalRoute;
+use serin_core::units::Revision;
+use serin_crds::status::{OriginalRoute, PinnedRevision, image_digests};
 
 use super::Reconcile;
 use crate::cluster_cache::RolloutObject;
@@ -30,6 +30,36 @@ impl Reconcile<'_> {
         )
     }
 
+    /// The digests of images that the status records: those of the revision whose ReplicaSet is
+    /// created now, and those of the revisions that can still run.
+    pub(super) fn image_digests(
+        &self,
+        decision: &Decision,
+        local: &LocalState,
+    ) -> Vec<PinnedRevision> {
+        let added = decision.effects.iter().find_map(|effect| {
+            let Effect::CreateReplicaSet { revision, .. } = effect else {
+                return None;
+            };
+            let images = local.guardrails.resolved_images(revision);
+            let revision = revision.clone();
+            (!images.is_empty()).then_some(PinnedRevision { revision, images })
+        });
+        let state = &decision.state;
+        let is_kept = |revision: &Revision| {
+            let is_current = [&state.current_revision, &state.stable_revision]
+                .into_iter()
+                .any(|current| current.as_ref() == Some(revision));
+            is_current
+                || self.snapshot.replica_sets.contains_key(revision)
+                || state
+                    .history
+                    .iter()
+                    .any(|release| release.revision == *revision)
+        };
+        image_digests(&self.status.image_digests, added, is_kept)
+    }
+
     /// Executes the effects in order. A failed effect does not stop the others. Returns when to
     /// retry.
     pub(super) async fn apply_effects(
@@ -46,6 +76,7 @@ impl Reconcile<'_> {
             metrics: &self.context.metrics,
             rollout,
             spec: self.spec_view.spec,
+            is_spec_valid: self.spec_view.problem.is_none(),
             status,
             plan: &self.plan,
             snapshot: &self.snapshot,
@@ -54,8 +85,7 @@ impl Reconcile<'_> {
         };
         let mut failures = EffectFailures::default();
         // Services are updated before traffic is increased. Traffic is reduced without waiting.
-        let raises = |effect: &Effect| matches!(effect, Effect::SetWeight { canary, .. } if *canary > Weight::ZERO);
-        if decision.effects.iter().any(raises) {
+        if decision.effects.iter().any(Effect::gives_canary_requests) {
             failures.record("UpdateServices", executor.update_services().await);
         }
         if self.plan.routing().is_none() {
@@ -86,6 +116,9 @@ impl Reconcile<'_> {
         }
         if self.spec_view.problem.is_none() {
             failures.record("UpdateReplicaSets", executor.update_replica_sets().await);
+            let updated = executor.update_side_metadata().await;
+            let updated = updated.map(|is_incomplete| failures.retry_soon |= is_incomplete);
+            failures.record("UpdateSideMetadata", updated);
         }
         let EffectFailures {
             failed,

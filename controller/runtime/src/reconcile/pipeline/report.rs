@@ -36,7 +36,7 @@ pub(super) struct WrittenStatus {
 
 impl Reconcile<'_> {
     /// The inputs of a status that every reconcile has. The numbers of pods, the selector, the
-    /// original routes and the failing effects are unset.
+    /// original routes, the digests of images and the failing effects are unset.
     pub(super) fn status_inputs<'s>(
         &self,
         plan: &'s Plan,
@@ -56,6 +56,7 @@ impl Reconcile<'_> {
             budgets: analysis.budgets(plan),
             checks: analysis.checks(state),
             original_routes: Vec::new(),
+            image_digests: Vec::new(),
             failing_effects: None,
             now: self.now,
         }
@@ -81,6 +82,7 @@ impl Reconcile<'_> {
                 |spec| status::scale_selector(&spec.selector, scale.revisions.as_ref()),
             ),
             original_routes: self.original_routes(decision),
+            image_digests: self.image_digests(decision, local),
             failing_effects: local.effect_failure_message(),
             ..self.status_inputs(&followed, state, observed, analysis)
         };
@@ -100,7 +102,9 @@ impl Reconcile<'_> {
         next: &RolloutStatus,
         local: &mut LocalState,
     ) -> Result<WrittenStatus, ReconcileError> {
-        let is_moved = changes_position(before, &next.state);
+        // The digests are recorded before a pod runs them.
+        let is_moved = changes_position(before, &next.state)
+            || self.status.image_digests != next.image_digests;
         let urgency = match status::urgency(self.status, next) {
             // Fields of another version are replaced.
             Urgency::Never if !rollout.unreadable.is_empty() => Urgency::WhenStable,

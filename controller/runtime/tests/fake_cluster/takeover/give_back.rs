@@ -39,6 +39,50 @@ async fn available_pods_never_fall_below_replicas_during_takeover_and_give_back(
     running.stop().await;
 }
 
+/// The labels and annotations of a side are changed in place, also around a takeover.
+#[tokio::test(start_paused = true)]
+async fn the_metadata_of_a_side_does_not_prevent_a_return_without_a_restart() {
+    let cluster = cluster_with_deployment(221).await;
+    let monitor = FleetMonitor::start(&cluster);
+    let running = start_controller(&cluster, "serin");
+    let mut rollout = referring(json!([]));
+    rollout["spec"]["strategy"]["canary"]["stableMetadata"] =
+        json!({"labels": {"role": "stable"}, "annotations": {"note": "x"}});
+    apply(&cluster, rollout);
+    wait_until_taken_over(&cluster).await;
+    let have_role = |cluster: &FakeCluster| {
+        let pods = cluster.objects::<Pod>();
+        pods.iter().all(|pod| {
+            pod.labels()
+                .get("role")
+                .is_some_and(|role| role == "stable")
+        })
+    };
+    cluster.wait_until(have_role, MINUTE).await.unwrap();
+    create_command(&cluster, "back", "checkout", "giveBack");
+    wait_for_phase(&cluster, WorkloadPhase::GivenBack).await;
+    cluster.sleep(MINUTE).await;
+    let sets = active_sets(&cluster);
+    assert_eq!(sets.len(), 1, "the Deployment recognizes its ReplicaSet");
+    assert_eq!(sets[0].owner_references()[0].kind, "Deployment");
+    let template = sets[0]
+        .spec
+        .clone()
+        .unwrap()
+        .template
+        .unwrap()
+        .metadata
+        .unwrap();
+    assert!(!template.labels.unwrap().contains_key("role"));
+    assert!(
+        template
+            .annotations
+            .is_none_or(|annotations| annotations.is_empty())
+    );
+    monitor.finish().await;
+    running.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn give_back_restores_services_byte_for_byte() {
     let cluster = cluster_with_deployment(205).await;
