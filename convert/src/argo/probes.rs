@@ -185,10 +185,9 @@ pub(super) fn job(
     let mut spec = job.object("spec").unwrap_or_default();
     let mut converted = Map::new();
     if let Some(limit) = spec.number("backoffLimit") {
-        converted.insert(
-            "backoffLimit".to_owned(),
-            json!(limit.clamp(0.0, 10.0).trunc()),
-        );
+        #[expect(clippy::cast_possible_truncation, reason = "0 to 10")]
+        let limit = limit.clamp(0.0, 10.0) as i64;
+        converted.insert("backoffLimit".to_owned(), json!(limit));
     }
     if let Some(seconds) = spec.number("activeDeadlineSeconds") {
         converted.insert("timeout".to_owned(), json!(format!("{seconds}s")));
@@ -351,7 +350,7 @@ mod tests {
         assert_eq!(
             check["job"],
             json!({
-                "serviceAccountName": "tests", "backoffLimit": 1.0, "timeout": "120s",
+                "serviceAccountName": "tests", "backoffLimit": 1, "timeout": "120s",
                 "template": {"spec": {"restartPolicy": "Never",
                     "containers": [{"name": "t", "image": "i:1", "args": ["api"]}]}},
             })
