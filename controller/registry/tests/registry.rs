@@ -207,14 +207,15 @@ fn image() -> String {
     digest_of(b"image")
 }
 
+/// An answer whose header has that digest.
+fn manifest_of_image(body: &str) -> Answer {
+    answer(200, &[("docker-content-digest", &image())], body)
+}
+
 #[tokio::test]
 async fn the_digest_comes_from_the_header_or_from_the_bytes_of_the_manifest() {
     let scene = Scene::start().await;
-    let headers = [("docker-content-digest", image())];
-    let headers = headers
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
-    scene.set("manifests/v1", answer(200, &headers, "{}"));
+    scene.set("manifests/v1", manifest_of_image("{}"));
     assert_eq!(scene.digest().await, Ok(image()));
     assert_eq!(scene.seen().len(), 1, "{:?}", scene.seen());
     scene.set("manifests/v1", answer(200, &[], "the manifest"));
@@ -239,11 +240,7 @@ async fn the_digest_comes_from_the_header_or_from_the_bytes_of_the_manifest() {
 #[tokio::test]
 async fn a_token_is_requested_for_pulling_from_this_repository_only() {
     let scene = Scene::start().await;
-    let headers = [("docker-content-digest", image())];
-    let headers = headers
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
-    scene.set("manifests/v1", answer(200, &headers, ""));
+    scene.set("manifests/v1", manifest_of_image(""));
     let realm = format!("http://{}/token", scene.address);
     let challenge =
         format!(r#"Bearer realm="{realm}",service="reg",scope="repository:other/app:push""#);
@@ -276,11 +273,7 @@ async fn a_token_is_requested_for_pulling_from_this_repository_only() {
 #[tokio::test]
 async fn a_password_is_sent_only_if_the_registry_demands_one() {
     let scene = Scene::start().await;
-    let headers = [("docker-content-digest", image())];
-    let headers = headers
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
-    scene.set("manifests/v1", answer(200, &headers, ""));
+    scene.set("manifests/v1", manifest_of_image(""));
     let basic = format!("Basic {}", STANDARD.encode("ci:s3cret"));
     scene.demand(&basic, r#"Basic realm="reg""#);
     assert_eq!(
