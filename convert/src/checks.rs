@@ -129,72 +129,100 @@ fn is_probe(entry: &Map<String, Value>) -> bool {
     entry.contains_key("http") || entry.contains_key("job")
 }
 
-/// Inserts arguments into a query. Fixed values become text, as in Argo Rollouts; values that Serin
-/// knows become its built-in arguments.
+/// Inserts arguments into a query. The hash of a pod template can only be a part of the name of a
+/// ReplicaSet, for which Serin has an argument.
 ///
 /// # Errors
 /// Why the query cannot be expressed.
-pub(crate) fn insert_arguments(
+pub(crate) fn insert_into_query(
     template: &str,
     rollout: &str,
     arguments: &Arguments,
 ) -> Result<String, String> {
-    let mut query = String::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        query.push_str(before);
-        let (name, after) = after
-            .split_once("}}")
-            .ok_or_else(|| "a placeholder has no closing braces".to_owned())?;
-        let name = name.trim();
-        let name = name.strip_prefix("args.").unwrap_or(name);
-        match arguments.get(name) {
-            Some(Argument::Text(value)) => query.push_str(value),
-            Some(Argument::BuiltIn(built_in)) => {
-                query.push_str(&format!("{{{{args.{built_in}}}}}"));
-            }
-            Some(hash @ (Argument::CanaryHash | Argument::StableHash)) => {
-                let prefix = format!("{rollout}-");
-                if !query.ends_with(&prefix) {
-                    return Err(format!(
-                        "argument {name} is a pod template hash, which Serin does not have: select \
-                         the pods by name, for example pod=~\"{{{{args.canaryReplicaSet}}}}-.*\""
-                    ));
-                }
-                query.truncate(query.len() - prefix.len());
-                query.push_str(match hash {
-                    Argument::CanaryHash => "{{args.canaryReplicaSet}}",
-                    _ => "{{args.stableReplicaSet}}",
-                });
-            }
-            Some(Argument::Unknown(why)) => return Err(format!("argument {name}: {why}")),
-            None => return Err(format!("argument {name} has no value")),
+    let query = insert_arguments(template, arguments, |query, name, replica_set| {
+        let prefix = format!("{rollout}-");
+        if !query.ends_with(&prefix) {
+            return Err(format!(
+                "argument {name} is a pod template hash, which Serin does not have: select the pods \
+                 by name, for example pod=~\"{{{{args.canaryReplicaSet}}}}-.*\""
+            ));
         }
-        rest = after;
-    }
-    query.push_str(rest);
+        query.truncate(query.len() - prefix.len());
+        query.push_str(&format!("{{{{args.{replica_set}}}}}"));
+        Ok(())
+    })?;
     let query = query.trim().to_owned();
     let samples: BTreeMap<&str, &str> = BUILT_IN_ARGS.iter().map(|name| (*name, "x")).collect();
     render_query(&query, &samples)?;
     Ok(query)
 }
 
-/// Inserts arguments into a text that is not a query. `None` if an argument is not a fixed text.
-pub(crate) fn insert_text(template: &str, arguments: &Arguments) -> Option<String> {
+/// Inserts arguments into a text that is not a query and has the built-in arguments of Serin.
+///
+/// # Errors
+/// Why the text cannot be expressed.
+pub(crate) fn insert_into_text(template: &str, arguments: &Arguments) -> Result<String, String> {
+    insert_arguments(template, arguments, |_, name, _| {
+        Err(format!(
+            "argument {name} is a pod template hash, which Serin does not have"
+        ))
+    })
+}
+
+/// Inserts arguments into a text that must be fixed. `None` if an argument is not a fixed text.
+pub(crate) fn insert_fixed(template: &str, arguments: &Arguments) -> Option<String> {
+    let inserted = replace_placeholders(template, |text, name| match arguments.get(name) {
+        Some(Argument::Text(value)) => {
+            text.push_str(value);
+            Ok(())
+        }
+        _ => Err(String::new()),
+    });
+    inserted.ok()
+}
+
+/// Inserts arguments into a text. Fixed values become text, as in Argo Rollouts; values that Serin
+/// knows become its built-in arguments. For the hash of a pod template, `insert_hash` gets the text
+/// before it, the name of the argument, and the built-in argument of its ReplicaSet.
+fn insert_arguments(
+    template: &str,
+    arguments: &Arguments,
+    insert_hash: impl Fn(&mut String, &str, &str) -> Result<(), String>,
+) -> Result<String, String> {
+    replace_placeholders(template, |text, name| {
+        match arguments.get(name) {
+            Some(Argument::Text(value)) => text.push_str(value),
+            Some(Argument::BuiltIn(built_in)) => {
+                text.push_str(&format!("{{{{args.{built_in}}}}}"));
+            }
+            Some(Argument::CanaryHash) => insert_hash(text, name, "canaryReplicaSet")?,
+            Some(Argument::StableHash) => insert_hash(text, name, "stableReplicaSet")?,
+            Some(Argument::Unknown(why)) => return Err(format!("argument {name}: {why}")),
+            None => return Err(format!("argument {name} has no value")),
+        }
+        Ok(())
+    })
+}
+
+/// Replaces the placeholders of a text: `{{args.NAME}}` or `{{NAME}}`. `replace` gets the text before
+/// one, to which it appends, and the name.
+fn replace_placeholders(
+    template: &str,
+    replace: impl Fn(&mut String, &str) -> Result<(), String>,
+) -> Result<String, String> {
     let mut text = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
         text.push_str(before);
-        let (name, after) = after.split_once("}}")?;
+        let (name, after) = after
+            .split_once("}}")
+            .ok_or_else(|| "a placeholder has no closing braces".to_owned())?;
         let name = name.trim();
-        match arguments.get(name.strip_prefix("args.").unwrap_or(name))? {
-            Argument::Text(value) => text.push_str(value),
-            _ => return None,
-        }
+        replace(&mut text, name.strip_prefix("args.").unwrap_or(name))?;
         rest = after;
     }
     text.push_str(rest);
-    Some(text)
+    Ok(text)
 }
 
 /// A condition of Argo Rollouts in CEL.
@@ -384,7 +412,7 @@ mod tests {
             ("hash".to_owned(), Argument::CanaryHash),
             ("app".to_owned(), Argument::Text("shop".to_owned())),
         ]);
-        let insert = |query: &str| insert_arguments(query, "shop", &arguments);
+        let insert = |query: &str| insert_into_query(query, "shop", &arguments);
         assert_eq!(
             insert("up{pod=~\"{{args.app}}-{{ args.hash }}-.*\"}").as_deref(),
             Ok("up{pod=~\"{{args.canaryReplicaSet}}-.*\"}")

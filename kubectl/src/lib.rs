@@ -33,6 +33,7 @@ mod line_diff;
 pub mod lint;
 pub mod list;
 pub mod manifest;
+mod namespace_labels;
 pub mod options;
 pub(crate) mod page;
 pub mod placebo;

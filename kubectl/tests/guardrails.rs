@@ -67,6 +67,91 @@ fn the_examples_pass_every_shipped_guardrail_at_enforce() {
     }
 }
 
+/// The manifests of a product team: a Rollout of ten lines, and objects with its name.
+const SHORT_ROLLOUT: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: shop}
+spec:
+  podSelector: {matchLabels: {app: shop}}
+  ingress: [{ports: [{port: 8080}]}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: shop}
+spec: {maxUnavailable: 1, selector: {matchLabels: {app: shop}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata:
+      labels: {app: shop}
+      annotations: {prometheus.io/scrape: 'true'}
+    spec:
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector: {matchLabels: {app: shop}}
+      containers:
+        - name: shop
+          image: registry.example.com/shop:v1
+          ports: [{name: http, containerPort: 8080}]
+          readinessProbe: {httpGet: {path: /readyz, port: http}}
+          resources: {requests: {cpu: 50m, memory: 16Mi}, limits: {memory: 64Mi}}
+---
+apiVersion: serin.dev/v1alpha1
+kind: Rollout
+metadata:
+  name: shop
+  namespace: market
+spec:
+  workloadRef: {kind: Deployment, name: shop}
+  strategy:
+    canary:
+      trafficRouting: {gatewayAPI: {httpRoute: shop}}
+";
+
+#[test]
+fn a_ten_line_rollout_beside_its_objects_passes_the_shipped_guardrails() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = policy(folder.path());
+    let lint = |text: &str| {
+        let file = folder.path().join("shop.yaml");
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let (code, out) = run(&["lint", "-f", file, "--policy", &policy, "-o", "json"]);
+        let findings: Vec<Value> = serde_json::from_str(&out).unwrap();
+        (code, findings)
+    };
+    let (code, findings) = lint(SHORT_ROLLOUT);
+    assert_eq!(code, 0, "{findings:#?}");
+    for finding in &findings {
+        assert_eq!(finding["severity"], "note", "{findings:#?}");
+        let message = finding["message"].as_str().unwrap();
+        let (_, unchecked) = message.rsplit_once(": ").unwrap();
+        for guardrail in unchecked.split(", ") {
+            assert!(NEED_A_CLUSTER.contains(&guardrail), "{message}");
+        }
+    }
+    // They count only if they select the pods of the Deployment.
+    for (selector, check) in [
+        ("podSelector", "guardrail/networkPolicy"),
+        ("selector", "guardrail/disruptionBudget"),
+    ] {
+        let wrong = format!("{selector}: {{matchLabels: {{app: other}}}}");
+        let right = format!("{selector}: {{matchLabels: {{app: shop}}}}");
+        let (code, findings) = lint(&SHORT_ROLLOUT.replacen(&right, &wrong, 1));
+        let checks: Vec<&Value> = findings.iter().map(|finding| &finding["check"]).collect();
+        assert_eq!(code, 1, "{findings:#?}");
+        assert!(checks.iter().any(|found| *found == check), "{checks:?}");
+    }
+}
+
 /// A Rollout with several problems, and a Deployment.
 fn bad_workloads(folder: &Path) -> String {
     let text = "

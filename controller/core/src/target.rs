@@ -35,8 +35,6 @@ pub(crate) struct Target {
     pub stable_capacity: StableCapacity,
     /// Whether the current revision takes over the stable Service.
     pub is_cutover: bool,
-    /// Whether ReplicaSets beyond the history limit are deleted.
-    pub prunes_history: bool,
 }
 
 /// The wanted pods of a revision.
@@ -92,7 +90,6 @@ pub(crate) fn target(cx: &Context<'_>, state: &State) -> Target {
             }
         },
         is_cutover: state.stage == Stage::Promoting,
-        prunes_history: state.stage == Stage::Stable,
     }
 }
 

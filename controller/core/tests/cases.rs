@@ -480,6 +480,45 @@ fn old_replica_sets_are_kept_up_to_the_history_limit() {
     world.assert_no_lost_requests();
 }
 
+// Each release is superseded or aborted, so that the Rollout never becomes stable again.
+#[test]
+fn old_replica_sets_do_not_accumulate_while_no_release_is_completed() {
+    let mut world = World::stable(plan(1, vec![weight(50), Step::Pause(None)]));
+    for number in 2..12 {
+        let version = format!("v{number}");
+        world.release(&version);
+        world.run_until("paused", |world| world.state.pause.is_some());
+        if number % 2 == 0 {
+            world.command(&version, Verb::Abort);
+        }
+        world.run_for(secs(60));
+        let sets = world.sets.len();
+        assert!(
+            sets <= 5,
+            "three old ReplicaSets, the stable and the current one, not {sets}"
+        );
+    }
+    assert!(world.sets.contains_key(&rev("v1")), "v1 is stable");
+    world.assert_no_lost_requests();
+}
+
+// The oldest ReplicaSet is that of the current revision, which was aborted.
+#[test]
+fn the_replica_set_of_an_aborted_revision_is_kept_for_a_retry() {
+    let mut world = World::stable(plan(1, vec![weight(50), Step::Pause(None)]));
+    for (uid, version) in ["v2", "v3", "v4", "v5", "v2"].into_iter().enumerate() {
+        world.release(version);
+        world.run_until("paused", |world| world.state.pause.is_some());
+        world.command(&uid.to_string(), Verb::Abort);
+        world.run_for(secs(60));
+    }
+    assert!(
+        world.sets.contains_key(&rev("v2")),
+        "{:?}",
+        world.sets.keys()
+    );
+}
+
 #[test]
 fn a_release_is_not_overdue_right_after_a_controller_restart() {
     let mut world = World::stable(plan(4, vec![weight(50), wait(5)]));

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use serin_analysis::placebo::PlaceboSummary;
 use serin_analysis::{Arm, PodId, explain};
 
 use crate::counter_selectors::CounterSelectors;
+use crate::idle_placebo::DatedPlacebo;
 use crate::objective_analysis::ObjectiveAnalysis;
 use crate::prometheus::{Answer, Labels};
 use crate::sample_reader::source_key;
@@ -103,9 +103,15 @@ impl ObjectiveAnalysis {
         ))
     }
 
-    /// Placebo releases of the day before the release. `None` if there are none.
-    pub(crate) fn placebo(&self) -> Option<PlaceboSummary> {
-        self.state.evidence.placebo().or(self.service.placebo())
+    /// Placebo releases of the day before the release, or else the latest ones without a release.
+    /// `None` if there are none.
+    pub(crate) fn placebo(&self) -> Option<DatedPlacebo> {
+        let evidence = &self.state.evidence;
+        let of_release = evidence.placebo().map(|summary| DatedPlacebo {
+            at: Timestamp::from_millisecond(evidence.began_ms).unwrap_or(Timestamp::UNIX_EPOCH),
+            summary,
+        });
+        of_release.or(self.service.placebo())
     }
 
     /// A note for operators that the evidence by endpoint does not grow.

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use serin_analysis::budget::BudgetState;
 use serin_analysis::explain::{duration, share, thousands};
 use serin_analysis::feasibility::FeasibilityInput;
-use serin_analysis::placebo::PlaceboSummary;
 use serin_core::text::Message;
 use serin_core::units::Weight;
 use serin_crds::analysis::ObjectiveSpec;
 use serin_crds::status::{BudgetLevel, BudgetStatus};
 
+use crate::idle_placebo::DatedPlacebo;
 use crate::service_slo::ServiceSlo;
 use crate::settings::Settings;
 
@@ -24,8 +24,8 @@ pub struct ReleaseOutlook {
     pub proven_at: Option<Weight>,
     /// Part of stable's requests that the canary is compared with, from 0 to 1.
     pub compared_stable: f64,
-    /// Placebo releases of the day before. `None` if there are none.
-    pub placebo: Option<PlaceboSummary>,
+    /// Placebo releases of the day before. `None` before they are known.
+    pub placebo: Option<DatedPlacebo>,
 }
 
 /// The error budget of one objective, for the status. `None` until the budget has been read.
@@ -78,6 +78,9 @@ pub fn budget_status(
         at: Some(now),
         message: Some(message.into()),
         infeasible: infeasible(spec, service, settings, outlook, allotment).map(Message::from),
+        placebo: outlook
+            .placebo
+            .map(|placebo| placebo.to_status(spec, settings)),
     })
 }
 
@@ -99,7 +102,10 @@ fn infeasible(
 
 /// Explains that placebo releases refute the bound on false rollbacks.
 fn placebo_message(outlook: &ReleaseOutlook, settings: &Settings) -> Option<String> {
-    let placebo = outlook.placebo.filter(|placebo| placebo.refutes_bound)?;
+    let placebo = outlook.placebo?.summary;
+    if !placebo.refutes_bound {
+        return None;
+    }
     let one_in = thousands((1.0 / settings.analysis.alpha).round());
     Some(format!(
         "Your own stable pods would have been rolled back in {} of the {} hours before, more often \
@@ -152,6 +158,7 @@ fn traffic_messages(
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use serin_analysis::placebo::PlaceboSummary;
 
     use super::*;
     use crate::prometheus::Server;
@@ -218,18 +225,21 @@ mod tests {
     #[test]
     fn placebo_releases_that_refute_the_bound_are_reported_with_figures_and_a_fix() {
         let with = |hours_with_rollback, refutes_bound| ReleaseOutlook {
-            placebo: Some(PlaceboSummary {
-                hours: 22,
-                hours_with_rollback,
-                refutes_bound,
+            placebo: Some(DatedPlacebo {
+                at: Timestamp::UNIX_EPOCH,
+                summary: PlaceboSummary {
+                    hours: 22,
+                    hours_with_rollback,
+                    refutes_bound,
+                },
             }),
             ..outlook(None)
         };
         assert_eq!(infeasible_with(1_000.0, &with(1, false)), None);
-        let message = infeasible_with(1_000.0, &with(3, true)).unwrap();
+        let message = infeasible_with(1_000.0, &with(7, true)).unwrap();
         assert!(
             message.starts_with(
-                "Objective availability: Your own stable pods would have been rolled back in 3 of \
+                "Objective availability: Your own stable pods would have been rolled back in 7 of \
                  the 22 hours before, more often than a bound of 1 in 100 allows."
             ) && message.contains("kubectl serin placebo"),
             "{message}"

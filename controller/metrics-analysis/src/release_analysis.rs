@@ -314,13 +314,14 @@ impl ReleaseAnalysis {
         self.objectives.get(index).map(ObjectiveAnalysis::poll)
     }
 
-    /// Evaluates the results of a poll. Results of outdated queries are ignored.
+    /// Evaluates the results of a poll whose first query was sent at `sent_ms`. Later samples may be
+    /// missing, however late the results are evaluated. Results of outdated queries are ignored.
     pub fn observe_poll(
         &mut self,
         index: usize,
         polled: &ObjectivePoll,
         answers: &[Answer],
-        now_ms: i64,
+        (sent_ms, now_ms): (i64, i64),
     ) {
         if self.poll(index).as_ref() != Some(polled) {
             return;
@@ -328,7 +329,7 @@ impl ReleaseAnalysis {
         if polled.is_aggregated {
             self.observe_aggregates(index, answers, now_ms);
         } else if let Some(samples) = ObjectiveAnswers::from_answers(answers) {
-            let settled_ms = self.settled_ms(index, samples.total, now_ms);
+            let settled_ms = self.settled_ms(index, samples.total, sent_ms);
             self.observe(index, samples, settled_ms, now_ms);
         }
     }
@@ -377,9 +378,10 @@ impl ReleaseAnalysis {
             .is_some_and(ObjectiveAnalysis::switch_to_server_side_aggregation)
     }
 
-    /// Time up to which samples are complete, according to the newest sample and the clock.
-    pub fn settled_ms(&self, index: usize, total: &Answer, now_ms: i64) -> i64 {
-        let present_ms = newest_ms(total).map_or(now_ms, |newest_ms| newest_ms.max(now_ms));
+    /// Time up to which the samples in an answer are complete, according to the newest sample and
+    /// the time at which the query was sent.
+    pub fn settled_ms(&self, index: usize, total: &Answer, sent_ms: i64) -> i64 {
+        let present_ms = newest_ms(total).map_or(sent_ms, |newest_ms| newest_ms.max(sent_ms));
         self.objectives
             .get(index)
             .map_or(present_ms, |objective_analysis| {

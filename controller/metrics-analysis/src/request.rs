@@ -10,7 +10,9 @@ use serin_core::observed::AnalysisReport;
 use serin_core::plan::EvidencePace;
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
-use serin_crds::status::{AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus};
+use serin_crds::status::{
+    AnalysisStatus, BudgetStatus, CheckStatus, EvidenceStatus, PlaceboStatus,
+};
 
 use crate::checks::AwaitedChecks;
 use crate::matcher::is_pod_name_of;
@@ -102,6 +104,8 @@ pub struct AnalysisRequest {
     pub previous_ended_at: Option<Timestamp>,
     /// Stored state from which to continue.
     pub resume_from: Option<AnalysisStatus>,
+    /// Stored placebo releases, by objective.
+    pub placebos: BTreeMap<String, PlaceboStatus>,
 }
 
 impl AnalysisRequest {

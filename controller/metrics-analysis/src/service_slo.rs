@@ -11,13 +11,13 @@
 use std::time::Duration;
 
 use serin_analysis::budget::ServiceBudget;
-use serin_analysis::placebo::PlaceboSummary;
 use serin_analysis::service_guard::{BurnAlert, WINDOW_PAIRS, WindowCounts, burn_alert};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::counter_selectors::CounterSelectors;
 use crate::histogram::{EDGE_LABEL, Histogram};
+use crate::idle_placebo::DatedPlacebo;
 use crate::prometheus::{Answer, Poller, QueryError, Server, SingleAnswer};
 
 /// How often the queries of a service are repeated.
@@ -71,9 +71,9 @@ pub struct ServiceSlo {
     pub edges: Vec<f64>,
     /// Which of [`CounterSelectors::layouts`] have series.
     pub(crate) layouts: Vec<bool>,
-    /// Placebo releases on stable's pods in the last day. Only read without a release, see
+    /// Latest placebo releases on stable's pods. Only read without a release, see
     /// [`crate::idle_placebo`].
-    pub(crate) placebo: Option<PlaceboSummary>,
+    pub(crate) placebo: Option<DatedPlacebo>,
 }
 
 /// The part of the SLO window for which data exists.
@@ -103,9 +103,16 @@ impl ServiceSlo {
         self.windows.is_some() && self.budget.is_some()
     }
 
-    /// Placebo releases on stable's pods in the last day. `None` if there are none, or during a
-    /// release.
-    pub fn placebo(&self) -> Option<PlaceboSummary> {
+    /// A service of which only the placebo releases are known.
+    pub fn with_placebo(placebo: Option<DatedPlacebo>) -> Self {
+        Self {
+            placebo,
+            ..Self::default()
+        }
+    }
+
+    /// Latest placebo releases on stable's pods without a release. `None` before they are known.
+    pub fn placebo(&self) -> Option<DatedPlacebo> {
         self.placebo
     }
 

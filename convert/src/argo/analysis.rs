@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Names, probes};
 use crate::checks::{
-    Argument, Arguments, Converted, cel_condition, insert_arguments, insert_text, seconds,
+    Argument, Arguments, Converted, cel_condition, insert_fixed, insert_into_query, seconds,
 };
 use crate::fields::Fields;
 use crate::objects::Objects;
@@ -356,9 +356,9 @@ impl Target<'_> {
         let condition = condition(metric, arguments, draft).map_err(|why| (why, fix))?;
         let query = prometheus.text("query").unwrap_or_default();
         let query =
-            insert_arguments(&query, &self.names.rollout, arguments).map_err(|why| (why, fix))?;
+            insert_into_query(&query, &self.names.rollout, arguments).map_err(|why| (why, fix))?;
         if let Some(address) = prometheus.text("address") {
-            let Some(address) = insert_text(&address, arguments) else {
+            let Some(address) = insert_fixed(&address, arguments) else {
                 return Err(("the address of Prometheus is not known".to_owned(), fix));
             };
             draft
@@ -404,7 +404,7 @@ fn limits(
     let text = |metric: &mut Fields, field: &str| {
         metric
             .text(field)
-            .and_then(|text| insert_text(&text, arguments))
+            .and_then(|text| insert_fixed(&text, arguments))
     };
     let interval = text(metric, "interval");
     let count = text(metric, "count").and_then(|count| count.parse::<f64>().ok());
@@ -482,7 +482,7 @@ fn condition(
     let path = metric.path("failureCondition");
     let mut text = |field: &str| match metric.text(field) {
         None => Ok(None),
-        Some(template) => match insert_text(&template, arguments) {
+        Some(template) => match insert_fixed(&template, arguments) {
             Some(text) => Ok(Some(text)),
             None => Err(format!("an argument of {field} has no fixed value")),
         },

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use serin_crds::check::ResponseCondition;
 use serin_crds::job_check::JOB_TEMPLATE_BYTES;
 
-use crate::checks::{Argument, Arguments};
+use crate::checks::{Arguments, insert_into_text};
 use crate::fields::Fields;
 use crate::http_checks::{record_address_note, timeout_seconds};
 use crate::note::Notes;
@@ -25,7 +25,7 @@ pub(super) fn web(
     notes: &mut Notes,
 ) -> Converted {
     let fix = "write the check by hand";
-    let text = |text: &str| insert(text, arguments).map_err(|why| (why, fix));
+    let text = |text: &str| insert_into_text(text, arguments).map_err(|why| (why, fix));
     if web.has("authentication") {
         return Err(("web.authentication is not supported".to_owned(), fix));
     }
@@ -49,7 +49,7 @@ pub(super) fn web(
         let fix = "create a Secret with the whole value of the header, and name it in \
                    http.headers[].valueFrom.secretKeyRef";
         let value = header.text("value").unwrap_or_default();
-        let value = insert(&value, arguments).map_err(|why| (why, fix))?;
+        let value = insert_into_text(&value, arguments).map_err(|why| (why, fix))?;
         headers.push(json!({"name": name, "value": value}));
     }
     if !headers.is_empty() {
@@ -78,36 +78,6 @@ pub(super) fn web(
     Ok(check)
 }
 
-/// Inserts arguments into a text. Those that Serin knows keep their placeholder.
-fn insert(template: &str, arguments: &Arguments) -> Result<String, String> {
-    let mut text = String::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        text.push_str(before);
-        let (name, after) = after
-            .split_once("}}")
-            .ok_or_else(|| "a placeholder has no closing braces".to_owned())?;
-        let name = name.trim();
-        let name = name.strip_prefix("args.").unwrap_or(name);
-        match arguments.get(name) {
-            Some(Argument::Text(value)) => text.push_str(value),
-            Some(Argument::BuiltIn(built_in)) => {
-                text.push_str(&format!("{{{{args.{built_in}}}}}"));
-            }
-            Some(Argument::CanaryHash | Argument::StableHash) => {
-                return Err(format!(
-                    "argument {name} is a pod template hash, which Serin does not have"
-                ));
-            }
-            Some(Argument::Unknown(why)) => return Err(format!("argument {name}: {why}")),
-            None => return Err(format!("argument {name} has no value")),
-        }
-        rest = after;
-    }
-    text.push_str(rest);
-    Ok(text)
-}
-
 /// The part of the body that a JSON path selects: `{$.a.b[0]}` as `body.a.b[0]`.
 fn body_path(json_path: &str) -> Result<String, String> {
     let path = json_path.trim();
@@ -133,7 +103,8 @@ fn body_path(json_path: &str) -> Result<String, String> {
 fn condition(metric: &mut Fields, body: &str, arguments: &Arguments) -> Result<String, String> {
     let mut part = |field: &str| {
         let text = metric.text(field);
-        text.map(|text| insert(&text, arguments)).transpose()
+        text.map(|text| insert_into_text(&text, arguments))
+            .transpose()
     };
     let success = part("successCondition")?.map(|text| format!("({text})"));
     let failure = part("failureCondition")?.map(|text| format!("!({text})"));
@@ -254,7 +225,7 @@ pub(super) fn job(
 /// Inserts arguments into every text of a JSON value.
 fn insert_into_json(value: Value, arguments: &Arguments) -> Result<Value, String> {
     match value {
-        Value::String(text) => insert(&text, arguments).map(Value::String),
+        Value::String(text) => insert_into_text(&text, arguments).map(Value::String),
         Value::Array(items) => items
             .into_iter()
             .map(|item| insert_into_json(item, arguments))
@@ -272,6 +243,7 @@ fn insert_into_json(value: Value, arguments: &Arguments) -> Result<Value, String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::Argument;
 
     fn convert(web_fields: Value, metric: Value) -> (Converted, Notes) {
         let mut notes = Notes::default();

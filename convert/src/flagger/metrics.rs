@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use serin_crds::check::Condition;
 
 use super::Names;
-use crate::checks::{Argument, Arguments, Converted, insert_arguments};
+use crate::checks::{Argument, Arguments, Converted, insert_into_query};
 use crate::fields::Fields;
 use crate::objects::Objects;
 use crate::promql::{Sides, objective};
@@ -179,7 +179,7 @@ fn custom(
     for pattern in FLAGGER_PODS {
         query = query.replace(pattern, "{{ pods }}-[0-9a-zA-Z]+");
     }
-    let query = insert_arguments(&query, &names.target, &arguments).map_err(|why| (why, fix))?;
+    let query = insert_into_query(&query, &names.target, &arguments).map_err(|why| (why, fix))?;
     if query.contains(&format!("{}-primary", names.target)) {
         return Err((
             "the query selects the pods of Flagger's primary Deployment".to_owned(),

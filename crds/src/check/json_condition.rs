@@ -5,28 +5,11 @@
 
 use serde_json::Value;
 
-use crate::expression::{Dialect, Expression, Function, LoopKind, TextTest};
-
-/// Functions of conditions on JSON.
-const FUNCTIONS: &[Function] = &[
-    Function::Loop(LoopKind::All),
-    Function::Loop(LoopKind::Exists),
-    Function::Loop(LoopKind::ExistsOne),
-    Function::Loop(LoopKind::Filter),
-    Function::Loop(LoopKind::Map),
-    Function::Size,
-    Function::Has,
-    Function::TestText(TextTest::StartsWith),
-    Function::TestText(TextTest::EndsWith),
-    Function::TestText(TextTest::Contains),
-    Function::Matches,
-    Function::Int,
-    Function::Double,
-];
+use crate::expression::{Dialect, Expression, JSON_FUNCTIONS};
 
 const RESPONSE: Dialect = Dialect {
     variables: &["status", "body"],
-    functions: FUNCTIONS,
+    functions: JSON_FUNCTIONS,
     max_length: 512,
     max_depth: 40,
     max_height: 40,
@@ -34,7 +17,7 @@ const RESPONSE: Dialect = Dialect {
 
 const OBJECT: Dialect = Dialect {
     variables: &["object"],
-    functions: FUNCTIONS,
+    functions: JSON_FUNCTIONS,
     max_length: 1_024,
     max_depth: 40,
     max_height: 40,

@@ -31,6 +31,23 @@ pub const MAX_STEPS: u64 = 100_000;
 /// Maximum number of regular expressions of an expression.
 const MAX_PATTERNS: usize = 4;
 
+/// The functions of expressions on JSON.
+pub const JSON_FUNCTIONS: &[Function] = &[
+    Function::Loop(LoopKind::All),
+    Function::Loop(LoopKind::Exists),
+    Function::Loop(LoopKind::ExistsOne),
+    Function::Loop(LoopKind::Filter),
+    Function::Loop(LoopKind::Map),
+    Function::Size,
+    Function::Has,
+    Function::TestText(TextTest::StartsWith),
+    Function::TestText(TextTest::EndsWith),
+    Function::TestText(TextTest::Contains),
+    Function::Matches,
+    Function::Int,
+    Function::Double,
+];
+
 /// What a use of expressions accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {

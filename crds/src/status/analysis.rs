@@ -114,6 +114,28 @@ pub struct BudgetStatus {
     /// Why this objective can hardly decide a release at the observed traffic. Unset if it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub infeasible: Option<Message>,
+    /// Latest placebo releases on the stable pods. Unset before their metrics were read, and for
+    /// objectives whose metrics do not distinguish pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placebo: Option<PlaceboStatus>,
+}
+
+/// Placebo releases of one day: the rollback rule on past hours of the stable pods, with each of
+/// them in turn as the canary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlaceboStatus {
+    /// End of the day. Without a release, the metrics are read once a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Number of hours with placebo releases. 0 without sufficient data.
+    pub hours: i32,
+    /// Number of these hours in which at least one pod would have been rolled back.
+    pub hours_with_rollback: i32,
+    /// Whether so many hours refute the bound on false rollbacks.
+    pub refutes_bound: bool,
+    /// Identifies the settings of the objective. If they change, the metrics are read again.
+    pub settings: Name,
 }
 
 /// How much of an error budget remains.

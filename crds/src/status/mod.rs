@@ -16,7 +16,7 @@ use serin_core::text::Name;
 
 pub use analysis::{
     AnalysisStatus, BudgetLevel, BudgetStatus, CheckOutcome, CheckStatus, CountsStatus,
-    EvidenceStatus, LatencyGuardStatus,
+    EvidenceStatus, LatencyGuardStatus, PlaceboStatus,
 };
 pub use image_digests::{IMAGE_DIGESTS_BYTES, PinnedImage, PinnedRevision, image_digests};
 pub use size::{

@@ -42,9 +42,9 @@ fn timeout() -> Duration {
 /// Number of shared cases that run in parallel. Defaults to this unless `--test-threads` is set.
 /// Cases mostly wait for pods, pauses and scrapes, but their load would overload two cores if more
 /// of them ran.
-const PARALLEL_CASES: usize = 3;
-/// The same for cases with controllers of their own, which have more load.
-const PARALLEL_CASES_WITH_OWN_CONTROLLERS: usize = 2;
+const PARALLEL_CASES: usize = 4;
+/// The same for cases with controllers or a load of their own.
+const PARALLEL_CASES_UNDER_LOAD: usize = 2;
 
 fn main() -> Result<()> {
     let arguments = Arguments::from_args();
@@ -66,10 +66,9 @@ fn main() -> Result<()> {
     // Only some of the cases run on another data plane, one after the other.
     let data_plane = std::env::var(data_plane::VARIABLE).ok();
     let env = Arc::new(runtime.block_on(prepare(&checkout, data_plane.as_deref()))?);
-    let shared_cases = if data_plane.is_some() {
-        1
-    } else {
-        PARALLEL_CASES
+    let at_once = |cases: usize| {
+        let of_data_plane = data_plane.is_some().then_some(1);
+        of_data_plane.or(arguments.test_threads).unwrap_or(cases)
     };
     let is_run = |case: &TestCase| data_plane.is_none() || ON_EVERY_DATA_PLANE.contains(&case.name);
     let run = |isolation: Isolation, threads: usize| {
@@ -92,22 +91,18 @@ fn main() -> Result<()> {
     };
     let mut controller = runtime.block_on(async { Controller::start(&env, &options) })?;
     runtime.block_on(controller.wait_until_ready())?;
-    let shared = run(
-        Isolation::Shared,
-        arguments.test_threads.unwrap_or(shared_cases),
-    );
+    let shared = run(Isolation::Shared, at_once(PARALLEL_CASES));
+    let under_load = run(Isolation::UnderLoad, at_once(PARALLEL_CASES_UNDER_LOAD));
     let exclusive = run(Isolation::Exclusive, 1);
     runtime.block_on(controller.stop())?;
 
     let own_controllers = run(
         Isolation::OwnControllers,
-        arguments
-            .test_threads
-            .unwrap_or(PARALLEL_CASES_WITH_OWN_CONTROLLERS),
+        at_once(PARALLEL_CASES_UNDER_LOAD),
     );
     let alone = run(Isolation::Alone, 1);
     runtime.block_on(env.data_plane.stop())?;
-    for conclusion in [shared, exclusive, own_controllers, alone] {
+    for conclusion in [shared, under_load, exclusive, own_controllers, alone] {
         conclusion.exit_if_failed();
     }
     Ok(())

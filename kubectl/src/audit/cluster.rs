@@ -10,7 +10,7 @@ use serin_crds::api_status;
 use serin_guardrails::facts::{Fact, NamespaceFacts, Source};
 
 use super::inventory::{Inventory, Policy, namespace_of};
-use super::workload::{Workload, text};
+use super::workload::{Workload, remove_replaced, text};
 use crate::connect::{Connection, try_send};
 use crate::exit::{CliError, Exit};
 
@@ -65,14 +65,7 @@ pub async fn read(connection: &Connection, scope: Scope<'_>) -> Result<Inventory
     let mut workloads: Vec<Workload> = audited
         .filter_map(|object| Workload::from_object(object, &references))
         .collect();
-    // A Deployment that a Rollout has taken over is the Rollout's.
-    let taken: Vec<(String, String)> = workloads
-        .iter()
-        .filter_map(|one| Some((one.namespace.clone(), one.deployment.clone()?)))
-        .collect();
-    workloads.retain(|one| {
-        one.kind != "Deployment" || !taken.contains(&(one.namespace.clone(), one.name.clone()))
-    });
+    remove_replaced(&mut workloads);
     workloads
         .sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
     let policies = if scope.policies.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use serin_crds::RolloutPolicySpec;
 use serin_crds::guardrails::Guardrails;
 use serin_crds::names::GROUP;
@@ -11,8 +11,9 @@ use serin_guardrails::facts::{
 };
 use serin_policy::{PolicyInput, combine_guardrails, matches, sort_by_precedence};
 
-use super::workload::{Workload, group_of, is_same_namespace, strings, text};
+use super::workload::{Workload, group_of, is_same_namespace, remove_replaced, strings, text};
 use crate::documents::Documents;
+use crate::namespace_labels;
 
 /// A RolloutPolicy, or why its spec cannot be read.
 #[derive(Clone, Debug)]
@@ -66,6 +67,7 @@ impl Inventory {
             .iter()
             .filter_map(|object| Workload::from_object(object, &objects))
             .collect();
+        remove_replaced(&mut inventory.workloads);
         for source in Source::ALL {
             let Some((group, _, plural)) = source.resource() else {
                 continue;
@@ -81,16 +83,23 @@ impl Inventory {
                 inventory.objects.insert(*source, Fact::Known(found));
             }
         }
-        let namespaces: BTreeMap<String, NamespaceFacts> = objects
-            .iter()
+        inventory.add_namespaces(documents);
+        inventory.complete_groups();
+        inventory
+    }
+
+    /// Adds the namespaces that manifests contain.
+    pub fn add_namespaces(&mut self, documents: &Documents) {
+        let objects = documents.objects.iter().map(|one| &one.object);
+        let mut namespaces: BTreeMap<String, NamespaceFacts> = objects
             .filter(|object| object["kind"] == "Namespace" && group_of(object).is_empty())
             .map(|object| (text(object, "name").to_owned(), namespace_of(object)))
             .collect();
-        if !namespaces.is_empty() {
-            inventory.namespaces = Fact::Known(namespaces);
+        if let Fact::Known(known) = &mut self.namespaces {
+            known.append(&mut namespaces);
+        } else if !namespaces.is_empty() {
+            self.namespaces = Fact::Known(namespaces);
         }
-        inventory.complete_groups();
-        inventory
     }
 
     /// Of the kinds that a guardrail accepts, those that the manifests do not contain do not exist if
@@ -115,17 +124,12 @@ impl Inventory {
     pub fn guardrails_of(&self, workload: &Workload) -> Option<Guardrails> {
         let known = self.namespaces.known().ok();
         let namespace = known.and_then(|namespaces| namespaces.get(&workload.namespace));
+        let labels = namespace.map(|namespace| &namespace.labels);
         let applies = |policy: &&Policy| {
             let Ok(spec) = &policy.spec else { return true };
-            // A namespace whose labels are not known is not a reason to leave a policy out.
-            let of_namespace = spec
-                .namespace_selector
-                .as_ref()
-                .filter(|_| namespace.is_some());
-            let none = BTreeMap::new();
-            let mut labels = namespace.map_or(none, |namespace| namespace.labels.clone());
-            let name = "kubernetes.io/metadata.name".to_owned();
-            labels.insert(name, workload.namespace.clone());
+            let selector = spec.namespace_selector.as_ref();
+            let (of_namespace, labels) =
+                namespace_labels::applicable(selector, &workload.namespace, labels);
             matches(
                 of_namespace,
                 spec.rollout_selector.as_ref(),
@@ -236,12 +240,36 @@ fn pod_facts(pod: &Value) -> PodFacts {
 
 /// The objects of a source that may concern a workload.
 fn of_namespace(source: Source, objects: &[Value], workload: &Workload) -> Vec<Value> {
-    // A monitor may look into other namespaces than its own.
-    let is_everywhere = source.is_cluster_scoped() || source.reaches_other_namespaces();
+    if source.reaches_other_namespaces() {
+        let monitors = objects.iter();
+        return monitors
+            .map(|monitor| with_namespace(monitor, &workload.namespace))
+            .collect();
+    }
     let is_here = |object: &&Value| {
-        is_everywhere || is_same_namespace(text(object, "namespace"), &workload.namespace)
+        source.is_cluster_scoped()
+            || is_same_namespace(text(object, "namespace"), &workload.namespace)
     };
     objects.iter().filter(is_here).cloned().collect()
+}
+
+/// A monitor, which may look into other namespaces than its own. If a manifest leaves a namespace
+/// out, the monitor and the pods may be in the same one.
+fn with_namespace(monitor: &Value, of_pods: &str) -> Value {
+    let mut monitor = monitor.clone();
+    let has_namespace = !text(&monitor, "namespace").is_empty();
+    let mut set = |part: &str, field: &str, value: Value| {
+        let part = monitor.get_mut(part).and_then(Value::as_object_mut);
+        if let Some(part) = part {
+            part.insert(field.to_owned(), value);
+        }
+    };
+    if of_pods.is_empty() {
+        set("spec", "namespaceSelector", json!({"any": true}));
+    } else if !has_namespace {
+        set("metadata", "namespace", of_pods.into());
+    }
+    monitor
 }
 
 fn unknown<T, U>(fact: &Fact<T>) -> Fact<U> {

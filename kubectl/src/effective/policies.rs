@@ -12,6 +12,7 @@ use serin_policy::{
 
 use crate::documents::{self, Documents};
 use crate::exit::{CliError, Exit};
+use crate::namespace_labels;
 
 /// What the specs of Rollouts are resolved with.
 #[derive(Debug, Default)]
@@ -108,10 +109,13 @@ impl PolicySet {
         let policies = self.policies.iter().filter(|(_, policy)| {
             let Ok(policy) = policy else { return true };
             let selector = policy.namespace_selector.as_ref();
+            let name = namespace.unwrap_or_default();
+            let (selector, of_namespace) =
+                namespace_labels::applicable(selector, name, of_namespace);
             matches(
-                selector.filter(|_| of_namespace.is_some()),
+                selector,
                 policy.rollout_selector.as_ref(),
-                of_namespace.unwrap_or(&Labels::new()),
+                &of_namespace,
                 &labels,
             )
         });

@@ -174,6 +174,7 @@ impl ParsedRollout {
                 freeze_lifted: false,
                 previous_ended_at: None,
                 resume_from: None,
+                placebos: BTreeMap::new(),
             },
             from_ms: checkpoint.began_ms,
             to_ms: ended.unwrap_or(display.now).as_millisecond(),

@@ -21,7 +21,6 @@ use serde_json::Value;
 use serin_crds::RolloutSpec;
 use serin_crds::names::GROUP;
 
-use crate::audit::Policy;
 use crate::cli::{LintArgs, LintFormat, TrafficArgs};
 use crate::display_text::{escaped_json, printable};
 use crate::documents::{self, Document, Documents};
@@ -79,12 +78,9 @@ pub fn run(args: &LintArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
         resolved_with.add(&document.object);
     }
     let mut findings = lint(&documents, &resolved_with, &args.traffic);
-    let policies = documents::read(&args.policies)?.objects;
-    let policies = policies
-        .iter()
-        .filter_map(|one| Policy::from_object(&one.object));
+    let policies = documents::read(&args.policies)?;
     let now = Timestamp::now();
-    findings.extend(guardrails::findings(&documents, policies.collect(), now));
+    findings.extend(guardrails::findings(&documents, &policies, now));
     match args.output {
         LintFormat::Json => print_json(&findings, out)?,
         LintFormat::Sarif => print_json(&sarif::log(&findings), out)?,

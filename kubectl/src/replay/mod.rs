@@ -349,6 +349,7 @@ pub(crate) fn replay_request(
             freeze_lifted: false,
             previous_ended_at: None,
             resume_from: None,
+            placebos: BTreeMap::new(),
         },
         from_ms,
         to_ms,

@@ -152,7 +152,7 @@ pub(super) fn effects(cx: &Context<'_>, state: &State, target: &Target) -> Vec<E
             });
         }
     }
-    effects.extend(beyond_history(cx, target));
+    effects.extend(beyond_history(cx, state, target));
     effects.extend(restart::evictions(cx, state));
     effects
 }
@@ -168,15 +168,15 @@ fn missing(cx: &Context<'_>, state: &State, target: &Target) -> Option<Revision>
     (is_wanted && !observed.replica_sets.contains_key(&revision)).then_some(revision)
 }
 
-/// Old, empty ReplicaSets beyond the history limit.
-fn beyond_history(cx: &Context<'_>, target: &Target) -> Vec<Effect> {
-    if !target.prunes_history {
-        return Vec::new();
-    }
+/// Old, empty ReplicaSets beyond the history limit, also during a release: otherwise there would be
+/// more and more of them if no release is ever completed before the next one begins.
+fn beyond_history(cx: &Context<'_>, state: &State, target: &Target) -> Vec<Effect> {
     let sets = cx.observed.replica_sets.iter();
     let mut old: Vec<_> = sets
         .filter(|(revision, set)| {
-            set.desired == 0 && set.current == 0 && !target.pods.contains_key(*revision)
+            let is_needed = target.pods.contains_key(*revision)
+                || state.current_revision.as_ref() == Some(*revision);
+            set.desired == 0 && set.current == 0 && !is_needed
         })
         .collect();
     old.sort_by_key(|(_, set)| std::cmp::Reverse(set.created_at));

@@ -21,9 +21,9 @@ pub use error::ApiError;
 pub use kinds::ServedKind;
 
 pub(crate) use managed_fields::FieldManager;
-pub(crate) use metadata::{finalizers, metadata_str};
+pub(crate) use metadata::metadata_str;
 pub(crate) use mutation::{DeleteOptions, ObjectPart, format_time};
 pub(crate) use request::ApiRequest;
 pub(crate) use selector::Selector;
 pub(crate) use server::ApiServer;
-pub(crate) use store::{ObjectKey, ObjectStore};
+pub(crate) use store::{Change, ObjectKey, ObjectStore, Ownership};

@@ -1,6 +1,6 @@
 //! The stored objects and the history of their changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rand::rngs::SmallRng;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::kinds::ServedKind;
 use super::managed_fields::FieldManager;
+use super::metadata::metadata_str;
 use super::request::ResourcePath;
 
 /// First resource version. 0 has a special meaning in requests.
@@ -51,6 +52,12 @@ pub(crate) struct Change {
 }
 
 impl Change {
+    /// The object before and after the change.
+    pub(crate) fn states(&self) -> impl Iterator<Item = &Value> {
+        let before = self.before.as_deref();
+        before.into_iter().chain([&*self.object])
+    }
+
     /// Whether the garbage collector may have to react.
     fn affects_ownership(&self) -> bool {
         let before = self.before.as_deref().unwrap_or(&Value::Null);
@@ -58,6 +65,40 @@ impl Change {
         let changed = |field: &&str| before[*field] != after[*field];
         let fields = ["ownerReferences", "finalizers", "deletionTimestamp"];
         self.deleted || fields.iter().any(changed)
+    }
+}
+
+/// What the garbage collector has to know of an object.
+pub(crate) struct Ownership {
+    pub(crate) uid: String,
+    /// The UIDs of its owners.
+    pub(crate) owners: Vec<String>,
+    pub(crate) is_terminating: bool,
+    finalizers: Vec<String>,
+}
+
+impl Ownership {
+    /// `None` if the object has neither an owner nor a deletion timestamp.
+    fn from_object(object: &Value) -> Option<Self> {
+        let metadata = &object["metadata"];
+        let texts = |values: &Value, text: fn(&Value) -> &Value| {
+            let values = values.as_array().into_iter().flatten();
+            let texts = values.filter_map(|value| text(value).as_str().map(str::to_owned));
+            texts.collect::<Vec<_>>()
+        };
+        let is_terminating = !metadata["deletionTimestamp"].is_null();
+        let is_owned = !metadata["ownerReferences"].is_null();
+        (is_owned || is_terminating).then(|| Self {
+            uid: metadata["uid"].as_str().unwrap_or_default().to_owned(),
+            owners: texts(&metadata["ownerReferences"], |owner| &owner["uid"]),
+            is_terminating,
+            finalizers: texts(&metadata["finalizers"], |finalizer| finalizer),
+        })
+    }
+
+    /// Whether the deletion of the object waits for a finalizer.
+    pub(crate) fn is_blocked_by(&self, finalizer: &str) -> bool {
+        self.is_terminating && self.finalizers.iter().any(|held_by| held_by == finalizer)
     }
 }
 
@@ -74,7 +115,7 @@ pub(crate) struct ObjectStore {
     /// The version of the newest change that the garbage collector reacts to.
     ownership_version: u64,
     /// The objects with an owner or a deletion timestamp.
-    collectable: BTreeSet<ObjectKey>,
+    collectable: BTreeMap<ObjectKey, Ownership>,
     uids: HashSet<String>,
     pub(crate) random: SmallRng,
     /// The field manager of the current request.
@@ -94,7 +135,7 @@ impl ObjectStore {
             compacted_version: FIRST_VERSION,
             resource_versions: HashMap::new(),
             ownership_version: FIRST_VERSION,
-            collectable: BTreeSet::new(),
+            collectable: BTreeMap::new(),
             uids: HashSet::new(),
             random: SmallRng::seed_from_u64(seed),
             field_manager: FieldManager::default(),
@@ -216,10 +257,8 @@ impl ObjectStore {
     }
 
     /// The objects with an owner or a deletion timestamp, in order.
-    pub(crate) fn collectable(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Value>)> {
-        self.collectable
-            .iter()
-            .filter_map(|key| self.objects.get_key_value(key))
+    pub(crate) fn collectable(&self) -> impl Iterator<Item = (&ObjectKey, &Ownership)> {
+        self.collectable.iter()
     }
 
     /// Whether an object with this UID exists.
@@ -292,19 +331,19 @@ impl ObjectStore {
     }
 
     fn index_ownership(&mut self, change: &Change) {
-        let metadata = &change.object["metadata"];
-        let uid = metadata["uid"].as_str().unwrap_or_default();
+        let uid = metadata_str(&change.object, "uid");
         if change.deleted {
             self.uids.remove(uid);
         } else {
             self.uids.insert(uid.to_owned());
         }
-        let is_collectable =
-            !metadata["ownerReferences"].is_null() || !metadata["deletionTimestamp"].is_null();
-        if is_collectable && !change.deleted {
-            self.collectable.insert(change.key.clone());
-        } else {
-            self.collectable.remove(&change.key);
+        match Ownership::from_object(&change.object).filter(|_| !change.deleted) {
+            Some(ownership) => {
+                self.collectable.insert(change.key.clone(), ownership);
+            }
+            None => {
+                self.collectable.remove(&change.key);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The EndpointSlice controller.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -12,6 +12,10 @@ use crate::api::{DeleteOptions, ObjectKey, ObjectPart, ObjectStore, Selector, me
 /// Maximum number of endpoints per slice, as in the real controller.
 const SLICE_LIMIT: usize = 100;
 
+const SERVICES: &str = "services";
+const SLICES: &str = "endpointslices.discovery.k8s.io";
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
 #[derive(Default)]
 pub(super) struct EndpointSliceController {
     /// Services whose slices are outdated.
@@ -22,34 +26,23 @@ type Objects = Vec<(ObjectKey, Arc<Value>)>;
 
 impl Controller for EndpointSliceController {
     fn input_version(store: &ObjectStore) -> u64 {
-        store.newest_version_of(&["pods", "services", "endpointslices.discovery.k8s.io"])
+        store.newest_version_of(&["pods", SERVICES, SLICES])
     }
 
     fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
-        let mut pods: HashMap<String, Objects> = HashMap::new();
-        for (key, pod) in context.all("pods") {
-            pods.entry(key.namespace.clone())
-                .or_default()
-                .push((key, pod));
-        }
-        let slices = context.all("endpointslices.discovery.k8s.io");
-        for (key, service) in context.all("services") {
-            let selects = service["spec"]["selector"]
-                .as_object()
-                .is_some_and(|selector| !selector.is_empty());
-            if !selects || is_terminating(&service) {
+        for key in self.affected(context) {
+            let service = context.store.get(&key).cloned();
+            let service = service.filter(|service| has_selector(service));
+            let Some(service) = service.filter(|service| !is_terminating(service)) else {
+                self.outdated.cancel(&key);
                 continue;
-            }
+            };
             let uid = metadata_str(&service, "uid");
-            let existing: Objects = slices
-                .iter()
+            let existing: Objects = objects_beside(context, &key, SLICES)
                 .filter(|(_, slice)| is_controlled_by(slice, uid))
-                .cloned()
+                .map(|(key, slice)| (key.clone(), Arc::clone(slice)))
                 .collect();
-            let desired = desired_slices(
-                &service,
-                pods.get(&key.namespace).map_or(&[], Vec::as_slice),
-            );
+            let desired = desired_slices(&service, objects_beside(context, &key, "pods"));
             if matches_desired(&existing, &desired) {
                 self.outdated.cancel(&key);
             } else if self
@@ -61,6 +54,55 @@ impl Controller for EndpointSliceController {
             }
         }
     }
+}
+
+impl EndpointSliceController {
+    /// The Services whose slices may have to change, and those that wait for a time.
+    fn affected(&self, context: &ControllerContext<'_>) -> BTreeSet<ObjectKey> {
+        let Some(changes) = context.new_changes() else {
+            return context.keys(SERVICES);
+        };
+        let mut affected: BTreeSet<ObjectKey> = self.outdated.items().cloned().collect();
+        for change in changes {
+            match change.key.resource.as_str() {
+                SERVICES => affected.extend([change.key.clone()]),
+                SLICES => affected.extend(change.states().map(|slice| {
+                    ObjectKey {
+                        resource: SERVICES.to_owned(),
+                        namespace: change.key.namespace.clone(),
+                        name: slice["metadata"]["labels"][SERVICE_LABEL]
+                            .as_str()
+                            .unwrap_or_default()
+                            .to_owned(),
+                    }
+                })),
+                "pods" => {
+                    let services = objects_beside(context, &change.key, SERVICES);
+                    let selecting = services.filter(|(_, service)| {
+                        let selector = Selector::from_labels(&service["spec"]["selector"]);
+                        change.states().any(|pod| selector.matches(pod))
+                    });
+                    affected.extend(selecting.map(|(key, _)| key.clone()));
+                }
+                _ => {}
+            }
+        }
+        affected
+    }
+}
+
+fn has_selector(service: &Value) -> bool {
+    let selector = service["spec"]["selector"].as_object();
+    selector.is_some_and(|selector| !selector.is_empty())
+}
+
+/// The objects of a resource in the namespace of an object.
+fn objects_beside<'s>(
+    context: &'s ControllerContext<'_>,
+    key: &'s ObjectKey,
+    resource: &'static str,
+) -> impl Iterator<Item = (&'s ObjectKey, &'s Arc<Value>)> {
+    context.store.list(resource, Some(&key.namespace))
 }
 
 fn matches_desired(existing: &Objects, desired: &[Value]) -> bool {
@@ -88,11 +130,7 @@ fn apply_slices(
     }
     for (index, desired) in desired.into_iter().enumerate() {
         match existing.get(index) {
-            None => context.create(
-                "endpointslices.discovery.k8s.io",
-                &service.namespace,
-                desired,
-            ),
+            None => context.create(SLICES, &service.namespace, desired),
             Some((key, slice)) if !same_content(slice, &desired) => {
                 let mut next = Value::clone(slice);
                 next["endpoints"] = desired["endpoints"].clone();
@@ -107,11 +145,13 @@ fn apply_slices(
 
 /// The desired slices of a Service: at least one, even without endpoints. As in the real
 /// controller, pods that resolve the Service's ports to different numbers are in different slices.
-fn desired_slices(service: &Value, pods: &[(ObjectKey, Arc<Value>)]) -> Vec<Value> {
+fn desired_slices<'s>(
+    service: &Value,
+    pods: impl Iterator<Item = (&'s ObjectKey, &'s Arc<Value>)>,
+) -> Vec<Value> {
     let selector = Selector::from_labels(&service["spec"]["selector"]);
-    let selected = pods
-        .iter()
-        .filter(|(_, pod)| selector.matches(pod) && pod["status"]["podIP"].is_string());
+    let selected =
+        pods.filter(|(_, pod)| selector.matches(pod) && pod["status"]["podIP"].is_string());
     let mut by_ports: Vec<(Vec<Value>, Vec<Value>)> = Vec::new();
     for (key, pod) in selected {
         let ports = resolved_ports(service, pod);
@@ -164,7 +204,7 @@ fn slice(service: &Value, ports: &[Value], endpoints: &[Value]) -> Value {
         .as_object()
         .cloned()
         .unwrap_or_default();
-    labels.insert("kubernetes.io/service-name".into(), name.into());
+    labels.insert(SERVICE_LABEL.into(), name.into());
     labels.insert(
         "endpointslice.kubernetes.io/managed-by".into(),
         "endpointslice-controller.k8s.io".into(),

@@ -1,13 +1,12 @@
 //! The garbage collector.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::schedule::Controller;
-use super::{ControllerContext, DelayedWork, is_terminating, list};
-use crate::api::{DeleteOptions, ObjectKey, ObjectPart, ObjectStore, finalizers, metadata_str};
+use super::{ControllerContext, DelayedWork};
+use crate::api::{DeleteOptions, ObjectKey, ObjectPart, ObjectStore, Ownership};
 
 #[derive(Default)]
 pub(super) struct GarbageCollector {
@@ -21,62 +20,83 @@ impl Controller for GarbageCollector {
     }
 
     fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
-        let objects: Vec<(ObjectKey, Arc<Value>)> = context
-            .store
-            .collectable()
-            .map(|(key, object)| (key.clone(), Arc::clone(object)))
-            .collect();
-        let deleted_in_foreground: HashSet<&str> = objects
-            .iter()
-            .filter(|(_, object)| is_blocked_by(object, "foregroundDeletion"))
-            .map(|(_, object)| metadata_str(object, "uid"))
-            .collect();
-        let mut blocking: HashSet<&str> = HashSet::new();
-        let mut orphaned: HashSet<&str> = HashSet::new();
-        for (key, object) in &objects {
-            let owners: Vec<&str> = owners(object).collect();
-            blocking.extend(&owners);
-            let is_gone = |owner: &&str| {
-                !context.store.has_uid(owner) || deleted_in_foreground.contains(owner)
-            };
-            if owners.is_empty() || !owners.iter().all(is_gone) || is_terminating(object) {
-                continue;
-            }
-            let uid = metadata_str(object, "uid");
+        let work = Work::find(context.store);
+        let mut orphaned: HashSet<String> = HashSet::new();
+        for (key, uid) in work.without_owner {
             let delay = context.tuning.garbage;
-            if self.orphaned.is_due(uid.to_owned(), delay, context) {
-                context.delete(key, &DeleteOptions::default());
+            if self.orphaned.is_due(uid.clone(), delay, context) {
+                context.delete(&key, &DeleteOptions::default());
             } else {
                 orphaned.insert(uid);
             }
         }
-        self.orphaned.retain(|uid| orphaned.contains(uid.as_str()));
-        for (key, object) in &objects {
-            let uid = metadata_str(object, "uid");
-            if is_blocked_by(object, "orphan") {
-                let dependents = objects
-                    .iter()
-                    .filter(|(_, other)| owners(other).any(|owner| owner == uid));
-                dependents.for_each(|(dependent, _)| remove_owner(context, dependent, uid));
-                remove_finalizer(context, key, "orphan");
-            } else if is_blocked_by(object, "foregroundDeletion") && !blocking.contains(uid) {
-                remove_finalizer(context, key, "foregroundDeletion");
+        self.orphaned.retain(|uid| orphaned.contains(uid));
+        for (key, uid, dependents) in work.orphaning {
+            for dependent in dependents {
+                remove_owner(context, &dependent, &uid);
             }
+            remove_finalizer(context, &key, "orphan");
+        }
+        for key in work.without_dependents {
+            remove_finalizer(context, &key, "foregroundDeletion");
         }
     }
 }
 
-fn owners(object: &Value) -> impl Iterator<Item = &str> {
-    list(object, "/metadata/ownerReferences")
-        .iter()
-        .filter_map(|owner| owner["uid"].as_str())
+/// What the garbage collector has to do.
+struct Work {
+    /// Objects none of whose owners exists, with their UIDs.
+    without_owner: Vec<(ObjectKey, String)>,
+    /// Deleted objects that leave their dependents behind: with UID and dependents.
+    orphaning: Vec<(ObjectKey, String, Vec<ObjectKey>)>,
+    /// Deleted objects that waited for the deletion of their dependents.
+    without_dependents: Vec<ObjectKey>,
 }
 
-fn is_blocked_by(object: &Value, finalizer: &str) -> bool {
-    is_terminating(object)
-        && finalizers(object)
+impl Work {
+    fn find(store: &ObjectStore) -> Self {
+        let objects: Vec<(&ObjectKey, &Ownership)> = store.collectable().collect();
+        let deleted: Vec<&(&ObjectKey, &Ownership)> = objects
             .iter()
-            .any(|held_by| held_by == finalizer)
+            .filter(|(_, object)| object.is_terminating)
+            .collect();
+        let in_foreground: HashSet<&str> = deleted
+            .iter()
+            .filter(|(_, object)| object.is_blocked_by("foregroundDeletion"))
+            .map(|(_, object)| object.uid.as_str())
+            .collect();
+        let is_gone =
+            |owner: &String| !store.has_uid(owner) || in_foreground.contains(owner.as_str());
+        let is_without_owner = |object: &Ownership| {
+            !object.is_terminating && !object.owners.is_empty() && object.owners.iter().all(is_gone)
+        };
+        let dependents = |uid: &String| {
+            let dependents = objects
+                .iter()
+                .filter(|(_, object)| object.owners.contains(uid));
+            dependents
+                .map(|(key, _)| (*key).clone())
+                .collect::<Vec<_>>()
+        };
+        let orphaning = deleted
+            .iter()
+            .filter(|(_, object)| object.is_blocked_by("orphan"))
+            .map(|(key, object)| ((*key).clone(), object.uid.clone(), dependents(&object.uid)));
+        let without_dependents = deleted
+            .iter()
+            .filter(|(_, object)| !object.is_blocked_by("orphan"))
+            .filter(|(_, object)| in_foreground.contains(object.uid.as_str()))
+            .filter(|(_, object)| dependents(&object.uid).is_empty());
+        Self {
+            without_owner: objects
+                .iter()
+                .filter(|(_, object)| is_without_owner(object))
+                .map(|(key, object)| ((*key).clone(), object.uid.clone()))
+                .collect(),
+            orphaning: orphaning.collect(),
+            without_dependents: without_dependents.map(|(key, _)| (*key).clone()).collect(),
+        }
+    }
 }
 
 /// Removes an owner reference from an object.

@@ -12,7 +12,7 @@ mod kubelet;
 mod replica_sets;
 mod schedule;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::api::{
-    ApiError, DeleteOptions, ObjectKey, ObjectPart, ObjectStore, Selector, format_time,
+    ApiError, Change, DeleteOptions, ObjectKey, ObjectPart, ObjectStore, Selector, format_time,
 };
 use crate::tuning::{ClusterTuning, PodBehavior};
 
@@ -51,6 +51,9 @@ struct ControllerContext<'c> {
     wall: Timestamp,
     /// The earliest scheduled wake-up.
     next: Option<Instant>,
+    /// The version of the store before the last run of this controller. `None` if it must look at
+    /// everything.
+    since: Option<u64>,
 }
 
 impl Controllers {
@@ -73,6 +76,7 @@ impl Controllers {
                 now: Instant::now(),
                 wall,
                 next: None,
+                since: None,
             };
             self.reconcile(&mut context);
             let next = context.next;
@@ -113,6 +117,20 @@ impl ControllerContext<'_> {
     /// Schedules a wake-up.
     fn wake_at(&mut self, at: Instant) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// The changes since the last run of this controller. `None` if it must look at everything,
+    /// because it has not run yet or the history is too short.
+    fn new_changes(&self) -> Option<impl Iterator<Item = &Change>> {
+        let since = self.since?;
+        let is_known = since >= self.store.oldest_version();
+        is_known.then(|| self.store.changes_after(since))
+    }
+
+    /// The keys of the current objects of one resource.
+    fn keys(&self, resource: &str) -> BTreeSet<ObjectKey> {
+        let objects = self.store.list(resource, None);
+        objects.map(|(key, _)| key.clone()).collect()
     }
 
     /// The current objects of one resource.
@@ -185,6 +203,11 @@ impl<K: Hash + Eq> DelayedWork<K> {
             context.wake_at(at);
         }
         at <= context.now
+    }
+
+    /// The items that are pending.
+    fn items(&self) -> impl Iterator<Item = &K> {
+        self.0.keys()
     }
 
     /// Keeps only these items pending.

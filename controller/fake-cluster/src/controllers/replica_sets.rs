@@ -1,7 +1,7 @@
 //! The ReplicaSet controller.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use super::schedule::Controller;
 use super::{ControllerContext, DelayedWork, is_terminating, list, pod_is_ready};
 use crate::api::{DeleteOptions, ObjectKey, ObjectStore, Selector, metadata_str};
 
+const RESOURCE: &str = "replicasets.apps";
+
 #[derive(Default)]
 pub(super) struct ReplicaSetController {
-    /// ReplicaSets with too few or too many pods, by UID.
-    unscaled: DelayedWork<String>,
+    /// ReplicaSets with too few or too many pods.
+    unscaled: DelayedWork<ObjectKey>,
+    /// ReplicaSets with ready pods that are not available yet.
+    becoming_available: BTreeSet<ObjectKey>,
 }
 
 type Pods = Vec<(ObjectKey, Arc<Value>)>;
 
 impl Controller for ReplicaSetController {
     fn input_version(store: &ObjectStore) -> u64 {
-        store.newest_version_of(&["pods", "replicasets.apps"])
+        store.newest_version_of(&["pods", RESOURCE])
     }
 
     fn reconcile(&mut self, context: &mut ControllerContext<'_>) {
         let mut pods_by_owner: HashMap<String, Pods> = HashMap::new();
         for (key, pod) in context.all("pods") {
-            let owners = list(&pod, "/metadata/ownerReferences").iter();
-            let controller = owners
-                .filter(|owner| owner["controller"] == true)
-                .find_map(|owner| owner["uid"].as_str());
-            if let Some(uid) = controller
+            if let Some(uid) = controller_of(&pod).and_then(|owner| owner["uid"].as_str())
                 && !is_terminating(&pod)
             {
                 pods_by_owner
@@ -41,33 +41,77 @@ impl Controller for ReplicaSetController {
                     .push((key, pod));
             }
         }
-        for (key, set) in context.all("replicasets.apps") {
-            if is_terminating(&set) {
+        for key in self.outdated(context) {
+            let set = context.store.get(&key).cloned();
+            let Some(set) = set.filter(|set| !is_terminating(set)) else {
+                self.unscaled.cancel(&key);
+                self.becoming_available.remove(&key);
                 continue;
+            };
+            let pods = pods_by_owner.remove(metadata_str(&set, "uid"));
+            self.sync(context, key, &set, pods.unwrap_or_default());
+        }
+    }
+}
+
+impl ReplicaSetController {
+    /// The ReplicaSets that changed or whose pods did, and those that wait for a time.
+    fn outdated(&self, context: &ControllerContext<'_>) -> BTreeSet<ObjectKey> {
+        let Some(changes) = context.new_changes() else {
+            return context.keys(RESOURCE);
+        };
+        let mut outdated: BTreeSet<ObjectKey> = self.becoming_available.clone();
+        outdated.extend(self.unscaled.items().cloned());
+        for change in changes {
+            if change.key.resource == RESOURCE {
+                outdated.insert(change.key.clone());
+            } else if change.key.resource == "pods" {
+                let owners = change.states().filter_map(controller_of);
+                outdated.extend(owners.map(|owner| ObjectKey {
+                    resource: RESOURCE.to_owned(),
+                    namespace: change.key.namespace.clone(),
+                    name: owner["name"].as_str().unwrap_or_default().to_owned(),
+                }));
             }
-            let uid = metadata_str(&set, "uid").to_owned();
-            let pods = pods_by_owner.remove(&uid).unwrap_or_default();
-            update_status(context, &key, &set, &pods);
-            let desired = set["spec"]["replicas"]
-                .as_u64()
-                .and_then(|n| usize::try_from(n).ok())
-                .unwrap_or(1);
-            if pods.len() == desired {
-                self.unscaled.cancel(&uid);
-            } else if self
-                .unscaled
-                .is_due(uid.clone(), context.tuning.replica_sets, context)
-            {
-                self.unscaled.cancel(&uid);
-                for _ in pods.len()..desired {
-                    context.create("pods", &key.namespace, new_pod(&set));
-                }
-                for pod in surplus_pods(pods, desired) {
-                    context.delete(&pod, &DeleteOptions::default());
-                }
+        }
+        outdated
+    }
+
+    fn sync(
+        &mut self,
+        context: &mut ControllerContext<'_>,
+        key: ObjectKey,
+        set: &Value,
+        pods: Pods,
+    ) {
+        if update_status(context, &key, set, &pods) {
+            self.becoming_available.remove(&key);
+        } else {
+            self.becoming_available.insert(key.clone());
+        }
+        let desired = set["spec"]["replicas"]
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(1);
+        let delay = context.tuning.replica_sets;
+        if pods.len() == desired {
+            self.unscaled.cancel(&key);
+        } else if self.unscaled.is_due(key.clone(), delay, context) {
+            self.unscaled.cancel(&key);
+            for _ in pods.len()..desired {
+                context.create("pods", &key.namespace, new_pod(set));
+            }
+            for pod in surplus_pods(pods, desired) {
+                context.delete(&pod, &DeleteOptions::default());
             }
         }
     }
+}
+
+/// The reference to the controller of an object.
+fn controller_of(object: &Value) -> Option<&Value> {
+    let mut owners = list(object, "/metadata/ownerReferences").iter();
+    owners.find(|owner| owner["controller"] == true)
 }
 
 fn new_pod(set: &Value) -> Value {
@@ -102,7 +146,13 @@ fn surplus_pods(mut pods: Pods, desired: usize) -> impl Iterator<Item = ObjectKe
     pods.into_iter().take(surplus).map(|(key, _)| key)
 }
 
-fn update_status(context: &mut ControllerContext<'_>, key: &ObjectKey, set: &Value, pods: &Pods) {
+/// Returns whether every ready pod is available.
+fn update_status(
+    context: &mut ControllerContext<'_>,
+    key: &ObjectKey,
+    set: &Value,
+    pods: &Pods,
+) -> bool {
     let ready: Vec<&Value> = pods
         .iter()
         .map(|(_, pod)| &**pod)
@@ -137,6 +187,7 @@ fn update_status(context: &mut ControllerContext<'_>, key: &ObjectKey, set: &Val
         }
     }
     context.set_status(key, set, status);
+    available == ready.len()
 }
 
 fn ready_since(pod: &Value) -> Option<Timestamp> {

@@ -36,7 +36,7 @@ impl<C: Controller> Scheduled<C> {
         let input = C::input_version(context.store);
         let is_outdated = self.seen.is_none_or(|seen| seen < input);
         if is_outdated || self.wake.is_some_and(|at| at <= context.now) {
-            self.seen = Some(context.store.version());
+            context.since = self.seen.replace(context.store.version());
             let of_others = context.next.take();
             self.controller.reconcile(context);
             self.wake = std::mem::replace(&mut context.next, of_others);

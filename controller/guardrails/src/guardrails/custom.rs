@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use serin_core::hold::HoldCode;
-use serin_crds::expression::{Dialect, Expression, Function, LoopKind, TextTest};
+use serin_crds::expression::{Dialect, Expression, JSON_FUNCTIONS};
 use serin_crds::guardrails::CustomGuardrail;
 
 use crate::evaluation::Report;
@@ -11,21 +11,7 @@ use crate::facts::Facts;
 /// What the expression of a custom guardrail may use.
 const DIALECT: Dialect = Dialect {
     variables: &["template", "rollout", "namespaceObject"],
-    functions: &[
-        Function::Loop(LoopKind::All),
-        Function::Loop(LoopKind::Exists),
-        Function::Loop(LoopKind::ExistsOne),
-        Function::Loop(LoopKind::Filter),
-        Function::Loop(LoopKind::Map),
-        Function::Size,
-        Function::Has,
-        Function::TestText(TextTest::StartsWith),
-        Function::TestText(TextTest::EndsWith),
-        Function::TestText(TextTest::Contains),
-        Function::Matches,
-        Function::Int,
-        Function::Double,
-    ],
+    functions: JSON_FUNCTIONS,
     max_length: 1_024,
     max_depth: 40,
     max_height: 40,

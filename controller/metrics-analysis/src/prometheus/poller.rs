@@ -122,6 +122,7 @@ struct HostState {
     polls: Semaphore,
     single: Semaphore,
     low_priority: Arc<Semaphore>,
+    placebo: Arc<Semaphore>,
 }
 
 /// Backoff of a server that does not respond.
@@ -244,6 +245,15 @@ impl Poller {
         turn.acquire_owned().await.ok()
     }
 
+    /// Waits for the single permit per host and port for the queries of placebo releases. They take
+    /// longer than low-priority queries and must not delay them. It is held until the permit is
+    /// dropped.
+    pub async fn placebo_permit(&self, server: &Server) -> Option<OwnedSemaphorePermit> {
+        let turn = self.shared.server(server).host.placebo.clone();
+        // The semaphore is never closed.
+        turn.acquire_owned().await.ok()
+    }
+
     #[cfg(test)]
     pub(super) fn server_count(&self) -> usize {
         lock(&self.shared.servers).len()
@@ -301,6 +311,7 @@ impl Shared {
             polls: Semaphore::new(self.limits.concurrent_polls),
             single: Semaphore::new(self.limits.concurrent_single),
             low_priority: Arc::new(Semaphore::new(1)),
+            placebo: Arc::new(Semaphore::new(1)),
         })
     }
 

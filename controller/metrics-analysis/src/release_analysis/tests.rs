@@ -97,8 +97,9 @@ impl Pod {
     }
 }
 
-fn observe(release: &mut ReleaseAnalysis, pods: &[Pod], now_ms: i64) -> AnalysisSnapshot {
-    let all: Vec<Series> = pods.iter().flat_map(|pod| pod.series(now_ms)).collect();
+/// The answers to queries at this time.
+fn answers(pods: &[Pod], at_ms: i64) -> [Answer; 2] {
+    let all: Vec<Series> = pods.iter().flat_map(|pod| pod.series(at_ms)).collect();
     let total: Answer = all
         .into_iter()
         .filter(|series| !series.samples.is_empty())
@@ -108,7 +109,11 @@ fn observe(release: &mut ReleaseAnalysis, pods: &[Pod], now_ms: i64) -> Analysis
         .filter(|series| series.labels["code"] == "500")
         .cloned()
         .collect();
-    let answers = [total, errors];
+    [total, errors]
+}
+
+fn observe(release: &mut ReleaseAnalysis, pods: &[Pod], now_ms: i64) -> AnalysisSnapshot {
+    let answers = answers(pods, now_ms);
     let samples = ObjectiveAnswers::from_answers(&answers).unwrap();
     let settled_ms = release.settled_ms(0, samples.total, now_ms);
     release.observe(0, samples, settled_ms, now_ms);
@@ -136,6 +141,38 @@ fn holds_in(snapshots: &[(i64, AnalysisSnapshot)]) -> Vec<(i64, &str)> {
 fn fresh_since(snapshot: &AnalysisSnapshot) -> Option<i64> {
     let report = Some(&snapshot.report).filter(|report| report.is_fresh())?;
     Some((report.fresh_since?.as_millisecond() - BEGAN_MS) / 1_000)
+}
+
+// A slow server, or a controller without CPU time: samples that are newer than the answers are not
+// missing.
+#[test]
+fn answers_that_are_evaluated_late_close_the_same_rounds() {
+    let pods = [
+        Pod {
+            every: 10,
+            ..STABLE
+        },
+        Pod {
+            every: 10,
+            ..CANARY
+        },
+    ];
+    let totals = |late_ms: i64| {
+        let mut release = begin(&pod_request(Some("10s")), None, BEGAN_MS);
+        for sent_ms in (BEGAN_MS..BEGAN_MS + 300_000).step_by(3_000) {
+            let poll = release.poll(0).unwrap();
+            let times = (sent_ms, sent_ms + late_ms);
+            release.observe_poll(0, &poll, &answers(&pods, sent_ms), times);
+        }
+        let status = release
+            .checkpoint()
+            .into_status(&pod_request(None).revision);
+        status.unwrap().checkpoint["objectives"]["availability"]["state"].clone()
+    };
+    let in_time = totals(0);
+    let ticks = in_time["evidence"]["ticks"].as_u64().unwrap();
+    assert!(ticks > 20, "{in_time}");
+    assert_eq!(totals(40_000), in_time);
 }
 
 // flagger #1123, prometheus #8001: Prometheus scrapes once a minute by default; the interval is not

@@ -3,7 +3,7 @@
 use serin_core::observed::{ReportKind, SatisfiedRequirements};
 use serin_core::state::AbortCause;
 use serin_core::text::Message;
-use serin_crds::status::{BudgetLevel, BudgetStatus};
+use serin_crds::status::{BudgetLevel, BudgetStatus, PlaceboStatus};
 
 use crate::request::AnalysisSnapshot;
 
@@ -18,12 +18,31 @@ pub struct SnapshotDigest {
     /// Whether the report demands another weight.
     demands_weight: bool,
     satisfied: SatisfiedRequirements,
-    /// By objective: the state of the budget, and whether the traffic is insufficient for an
-    /// analysis.
-    budgets: Vec<(String, BudgetLevel, bool)>,
+    budgets: Vec<BudgetDigest>,
     has_samples_at_weight: bool,
     /// Notes about how each objective is read.
     readings: Vec<Option<Message>>,
+}
+
+/// The material content of an objective's budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BudgetDigest {
+    objective: String,
+    state: BudgetLevel,
+    is_infeasible: bool,
+    /// The status has to contain them before a restart, and they change once a day.
+    placebo: Option<PlaceboStatus>,
+}
+
+impl BudgetDigest {
+    fn from_status(status: &BudgetStatus) -> Self {
+        Self {
+            objective: status.objective.clone(),
+            state: status.state,
+            is_infeasible: status.infeasible.is_some(),
+            placebo: status.placebo.clone(),
+        }
+    }
 }
 
 impl SnapshotDigest {
@@ -33,14 +52,7 @@ impl SnapshotDigest {
         let hold = report.holds.first();
         let breach = report.breach_cause();
         let lowers = report.holds.iter().any(|hold| hold.lower_to.is_some());
-        let budget = |status: &BudgetStatus| {
-            (
-                status.objective.clone(),
-                status.state,
-                status.infeasible.is_some(),
-            )
-        };
-        let budgets = snapshot.budgets.iter().map(budget).collect();
+        let budgets = snapshot.budgets.iter().map(BudgetDigest::from_status);
         Self {
             kind: report.kind(),
             cause: breach
@@ -49,7 +61,7 @@ impl SnapshotDigest {
                 .unwrap_or_default(),
             demands_weight: lowers || report.next_weight.is_some(),
             satisfied: report.satisfied.clone(),
-            budgets,
+            budgets: budgets.collect(),
             has_samples_at_weight: snapshot.has_samples_at_weight,
             readings: snapshot
                 .evidence
@@ -57,5 +69,33 @@ impl SnapshotDigest {
                 .map(|evidence| evidence.note.clone())
                 .collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn placebo_releases_are_news_also_if_the_objective_is_infeasible_already() {
+        let digest = |placebo: Option<PlaceboStatus>| {
+            let budget = BudgetStatus {
+                infeasible: Some("At 2 requests/s this objective needs 9 days.".into()),
+                placebo,
+                ..BudgetStatus::default()
+            };
+            SnapshotDigest::from_snapshot(&AnalysisSnapshot {
+                budgets: vec![budget],
+                ..AnalysisSnapshot::undecided("", Timestamp::UNIX_EPOCH)
+            })
+        };
+        let refuted = PlaceboStatus {
+            refutes_bound: true,
+            ..PlaceboStatus::default()
+        };
+        assert_ne!(digest(None), digest(Some(refuted.clone())));
+        assert_eq!(digest(Some(refuted.clone())), digest(Some(refuted)));
     }
 }

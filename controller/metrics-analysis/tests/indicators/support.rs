@@ -163,6 +163,7 @@ pub fn request() -> AnalysisRequest {
         freeze_lifted: false,
         previous_ended_at: None,
         resume_from: None,
+        placebos: BTreeMap::new(),
     }
 }
 

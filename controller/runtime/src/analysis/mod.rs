@@ -6,6 +6,7 @@
 
 mod check_subscriptions;
 mod server_resolver;
+mod service_followers;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -212,10 +213,11 @@ fn can_reuse_task(current: &AnalysisRequest, request: &AnalysisRequest) -> bool 
         && (current.phase == ReleasePhase::Idle) == (request.phase == ReleasePhase::Idle)
 }
 
-/// Updates the request of a running task. The checkpoint belongs to the task and is not updated.
-/// Returns whether anything has changed.
+/// Updates the request of a running task. The checkpoint and the placebo releases belong to the task
+/// and are not updated. Returns whether anything has changed.
 fn update_request(current: &mut AnalysisRequest, mut request: AnalysisRequest) -> bool {
     request.resume_from.clone_from(&current.resume_from);
+    request.placebos.clone_from(&current.placebos);
     let changed = *current != request;
     *current = request;
     changed

@@ -13,7 +13,6 @@ use serin_metrics_analysis::backfill::{backfill, estimate_dispersion};
 use serin_metrics_analysis::budget::{self, ReleaseOutlook};
 use serin_metrics_analysis::checkpoint::Checkpoint;
 use serin_metrics_analysis::counter_selectors::AnalysisError;
-use serin_metrics_analysis::idle_placebo;
 use serin_metrics_analysis::objective_analysis::{ObjectivePlan, ObjectivePoll};
 use serin_metrics_analysis::preview;
 use serin_metrics_analysis::prometheus::{
@@ -22,17 +21,17 @@ use serin_metrics_analysis::prometheus::{
 };
 use serin_metrics_analysis::release_analysis::{ReleaseAnalysis, settings_for};
 use serin_metrics_analysis::report::{SnapshotDigest, hold_report};
-use serin_metrics_analysis::service_slo::{self, Cadence, ServiceSlo, SloQueries};
-use serin_metrics_analysis::settings::{Settings, millis, slo_window};
+use serin_metrics_analysis::service_slo::ServiceSlo;
+use serin_metrics_analysis::settings::{Settings, millis};
 use serin_metrics_analysis::{AnalysisRequest, AnalysisSnapshot, ReleasePhase};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::check_subscriptions::{
     self, CheckEvent, CheckSubscription, has_work_without_traffic, needs_prometheus,
 };
 use super::server_resolver::CredentialError;
+use super::service_followers::ServiceFollowers;
 use super::{AnalysisDeps, lock};
 use crate::cluster_cache::Key;
 use crate::dispatcher::Dispatcher;
@@ -256,49 +255,15 @@ impl AnalysisTask<'_> {
         settings: Settings,
         mut plans: Vec<ObjectivePlan>,
     ) -> Result<(), AnalysisError> {
-        let mut followers = JoinSet::new();
-        let mut services = Vec::new();
-        let is_idle = self.request.borrow().phase == ReleasePhase::Idle;
-        let cadence = if is_idle {
-            Cadence::IDLE
-        } else {
-            Cadence::RELEASE
-        };
-        let placebo_plans = if is_idle {
-            idle_placebo::plans(&self.request.borrow())
-        } else {
-            Vec::new()
-        };
-        let mut placebo_plans = placebo_plans.into_iter();
-        for (index, plan) in plans.iter().enumerate() {
-            let queries = SloQueries::new(&plan.counters, slo_window(&plan.spec)?);
-            let current = self
-                .services
-                .get(index)
-                .map(|service| service.borrow().clone());
-            let (sender, receiver) = watch::channel(current.unwrap_or_default());
-            let poller = self.publisher.deps.poller.clone();
-            if let Some(plan) = placebo_plans.next().flatten() {
-                followers.spawn(idle_placebo::keep_current(
-                    poller.clone(),
-                    settings.clone(),
-                    plan,
-                    sender.clone(),
-                ));
-            }
-            followers.spawn(service_slo::keep_current(
-                poller,
-                settings.server.clone(),
-                queries,
-                cadence,
-                sender,
-            ));
-            services.push(receiver);
-        }
+        let deps = &self.publisher.deps;
+        let followers =
+            ServiceFollowers::start(deps, &self.request, &settings, &plans, &self.services)?;
+        let mut services = followers.services.clone();
         self.services.clone_from(&services);
         let request = self.request.borrow().clone();
         let checkpoint = lock(&self.publisher.latest).checkpoint.clone();
         let resume_from = checkpoint.or_else(|| request.resume_from.clone());
+        let is_idle = request.phase == ReleasePhase::Idle;
         let checkpoint =
             Checkpoint::from_status(resume_from.as_ref(), &request).filter(|_| !is_idle);
         if checkpoint.is_none()
@@ -524,7 +489,9 @@ impl AnalysisTask<'_> {
             backfill(poller, release, index, self.publisher.now_ms()).await?;
         }
         subscription.read_at = Some(result.sent_at);
-        release.observe_poll(index, &subscription.poll, answers, self.publisher.now_ms());
+        let now_ms = self.publisher.now_ms();
+        let sent_ms = now_ms.saturating_sub(millis(result.sent_at.elapsed()));
+        release.observe_poll(index, &subscription.poll, answers, (sent_ms, now_ms));
         if let Some(total) = answers.first().filter(|_| !subscription.poll.is_aggregated) {
             self.record_evidence_age(total);
         }

@@ -13,6 +13,7 @@ use serin_core::text::Message;
 use serin_crds::plan::check_template_size;
 use serin_crds::status::PersistedStatus;
 use serin_crds::{Rollout, RolloutSpec, RolloutStatus};
+use tokio::time::Instant;
 
 use super::Key;
 use super::policy_view::{PolicyProblem, PolicyView};
@@ -40,6 +41,9 @@ pub struct RolloutObject {
     pub incompatibility: Option<String>,
     /// The fields of the status that could not be read. They are written again.
     pub unreadable: Vec<UnreadableField>,
+    /// When this process has received the object, or the template that was filled in from a
+    /// Deployment.
+    pub seen_at: Instant,
 }
 
 impl RolloutObject {
@@ -142,6 +146,7 @@ impl<'de> Deserialize<'de> for RolloutObject {
             status: Arc::new(status),
             incompatibility,
             unreadable,
+            seen_at: Instant::now(),
         })
     }
 }

@@ -4,10 +4,12 @@
 //! Rollout whose revision is stable costs nothing. What was read is read again while a guardrail
 //! holds the release, so that it goes on by itself once the cause is gone.
 
+mod guardrail_objects;
 mod objects;
 mod pods;
 mod registry_facts;
 mod registry_lookups;
+mod shared_lists;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,11 +27,12 @@ use serin_guardrails::registry::ImageFacts;
 use serin_guardrails::{Evaluation, evaluate};
 use tokio::time::Instant;
 
+use self::guardrail_objects::ReadRequest;
 use crate::cluster_cache::{Key, RolloutObject};
 use crate::revision;
 use crate::telemetry::Metrics;
 
-pub use objects::GuardrailObjects;
+pub use guardrail_objects::GuardrailObjects;
 pub use registry_lookups::RegistryLookups;
 
 /// Maximum time for reading. A command for the Rollout waits for it.
@@ -51,6 +54,8 @@ pub struct GuardrailReader {
 #[derive(Debug)]
 struct Known {
     revision: Revision,
+    /// When the revision was seen first. What was read before is never used for it.
+    seen_at: Instant,
     sources: Vec<Source>,
     /// Number of pods when they were read.
     pod_count: usize,
@@ -153,8 +158,12 @@ impl GuardrailReader {
         // New pods may run another image, and they have a verdict of their own.
         let has_new_pods =
             |known: &Known| needs_pods(guardrails) && known.pod_count != subject.pod_count;
-        let is_same = |known: &Known| known.revision == *subject.target && known.sources == sources;
-        let known = self.known.take().filter(is_same);
+        let known = self.known.take();
+        let known = known.filter(|known| known.revision == *subject.target);
+        let seen_at = known
+            .as_ref()
+            .map_or(subject.rollout.seen_at, |known| known.seen_at);
+        let known = known.filter(|known| known.sources == sources);
         let is_recent = |known: &Known| {
             !has_new_pods(known) && (subject.is_urgent || !known.read_in().is_zero())
         };
@@ -169,7 +178,7 @@ impl GuardrailReader {
         let known = Known {
             interval,
             report,
-            ..read(subject, guardrails, sources).await
+            ..read(subject, guardrails, sources, seen_at).await
         };
         self.known.insert(known)
     }
@@ -228,14 +237,16 @@ async fn read(
     subject: &GuardrailSubject<'_>,
     guardrails: &Guardrails,
     sources: Vec<Source>,
+    seen_at: Instant,
 ) -> Known {
     let deadline = Instant::now() + READ_TIMEOUT;
     let key = subject.rollout.key();
     let replica_set = replica_set_name(&key, subject.target);
-    let request = objects::ReadRequest {
+    let request = ReadRequest {
         client: subject.client,
         namespace: &key.namespace,
         replica_set: &replica_set,
+        seen_at,
         deadline,
     };
     let pods = async {
@@ -249,7 +260,7 @@ async fn read(
     };
     let namespace = async {
         if sources.contains(&Source::Namespace) {
-            objects::read_namespace(subject.client, &key.namespace, deadline).await
+            subject.shared.read_namespace(&request).await
         } else {
             Fact::NotAsked
         }
@@ -266,6 +277,7 @@ async fn read(
     let (objects, namespace, pods, dry_run) = futures::join!(lists, namespace, pods, dry_run);
     Known {
         revision: subject.target.clone(),
+        seen_at,
         objects: objects.into_iter().collect(),
         sources,
         pod_count: subject.pod_count,

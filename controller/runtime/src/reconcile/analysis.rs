@@ -20,7 +20,7 @@ use serin_core::state::{Stage, State};
 use serin_core::units::{Revision, Weight};
 use serin_crds::analysis::AnalysisSpec;
 use serin_crds::status::{
-    AnalysisStatus, BudgetStatus, CHECKPOINT_BYTES, CheckStatus, serialized_bytes,
+    AnalysisStatus, BudgetStatus, CHECKPOINT_BYTES, CheckStatus, PlaceboStatus, serialized_bytes,
 };
 use serin_crds::{RolloutSpec, RolloutStatus};
 use serin_metrics_analysis::checks::AwaitedChecks;
@@ -230,6 +230,7 @@ fn analysis_request(inputs: &AnalysisInputs<'_>, revision: &Revision) -> Option<
             .is_some_and(|lifted| lifted.revision == *revision),
         previous_ended_at: previous_ended_at(state),
         resume_from: own.filter(is_position),
+        placebos: placebos(inputs.status),
     })
 }
 
@@ -299,6 +300,14 @@ fn pod_sides(inputs: &AnalysisInputs<'_>, canary: &Revision) -> BTreeMap<String,
         ))
     })
     .collect()
+}
+
+/// The stored placebo releases, by objective.
+fn placebos(status: &RolloutStatus) -> BTreeMap<String, PlaceboStatus> {
+    let budgets = status.budgets.iter();
+    budgets
+        .filter_map(|budget| Some((budget.objective.clone(), budget.placebo.clone()?)))
+        .collect()
 }
 
 /// The end of the last release. It identifies the current attempt, because each abort, promotion

@@ -219,10 +219,12 @@ pub fn without_volatile_fields(status: &RolloutStatus) -> RolloutStatus {
         hold.message = Message::default();
         hold.since = None;
     }
-    // The numbers change in every reconcile. Only the budget state is kept.
+    // The numbers change in every reconcile. The budget state is kept.
     let budgets = status.budgets.iter().map(|budget| BudgetStatus {
         objective: budget.objective.clone(),
         state: budget.state,
+        // It changes once a day.
+        placebo: budget.placebo.clone(),
         ..BudgetStatus::default()
     });
     let summary = status.summary.as_ref().map(|summary| SummaryStatus {

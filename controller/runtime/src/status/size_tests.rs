@@ -21,7 +21,7 @@ use serin_crds::RolloutSpec;
 use serin_crds::analysis::GuardAction;
 use serin_crds::status::{
     BudgetLevel, CHECKPOINT_BYTES, CheckOutcome, CountsStatus, IMAGE_DIGESTS_BYTES,
-    LatencyGuardStatus, ORIGINAL_ROUTES_BYTES, PinnedImage, STATUS_BYTES,
+    LatencyGuardStatus, ORIGINAL_ROUTES_BYTES, PinnedImage, PlaceboStatus, STATUS_BYTES,
     image_digests as record_digests, serialized_bytes,
 };
 
@@ -239,6 +239,13 @@ fn budget(number: usize, text: &str) -> BudgetStatus {
         at: Some(now()),
         message: Some(text.into()),
         infeasible: Some(text.into()),
+        placebo: Some(PlaceboStatus {
+            at: Some(now()),
+            hours: i32::MAX,
+            hours_with_rollback: i32::MAX,
+            refutes_bound: true,
+            settings: "0123456789abcdef".into(),
+        }),
     }
 }
 

@@ -115,6 +115,11 @@ fn limit_size(spec: Value) -> (Value, Option<String>) {
     (short, Some(problem.to_string()))
 }
 
+/// Identifies the template of a Deployment, by its UID and its generation.
+fn template_version(uid: &str, generation: i64) -> String {
+    format!("{uid}/{generation}")
+}
+
 impl DeploymentObject {
     fn view(&self) -> DeploymentView {
         DeploymentView {
@@ -124,6 +129,11 @@ impl DeploymentObject {
             updated: self.status.updated_replicas,
             pods: self.status.replicas,
         }
+    }
+
+    /// Identifies the template.
+    fn template_version(&self) -> String {
+        template_version(&self.uid, self.generation)
     }
 
     /// Whether its controller has seen the current spec.

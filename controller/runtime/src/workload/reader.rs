@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::listed::{self, ListedSet};
 use super::spec::{TemplateSource, resolve_spec};
+use super::watch::DeploymentReport;
 use super::{DeploymentObject, WorkloadObjects, holds};
 use crate::cluster_cache::{CachedReplicaSet, ClusterCache, Key, RolloutObject};
 use crate::status::selector_string;
@@ -54,6 +55,8 @@ pub struct WorkloadReader {
 struct CachedDeployment {
     name: String,
     read_at: Instant,
+    /// When its template was seen first.
+    seen_at: Instant,
     object: Option<DeploymentObject>,
 }
 
@@ -115,7 +118,9 @@ impl WorkloadReader {
         {
             return Ok(Arc::clone(&resolved.rollout));
         }
-        let resolved = resolve_spec(&rollout, spec, &source);
+        let deployment = self.deployment.as_ref();
+        let seen_at = deployment.map_or_else(Instant::now, |deployment| deployment.seen_at);
+        let resolved = resolve_spec(&rollout, spec, &source, seen_at);
         self.resolved = Some(Resolved {
             resource_version: version.to_owned(),
             template_version,
@@ -192,14 +197,17 @@ impl WorkloadReader {
         name: &str,
         is_fresh: bool,
     ) -> Result<Option<&DeploymentObject>, ReadError> {
-        let reported = cache.adopters.version(&Key::new(namespace, name));
+        let key = Key::new(namespace, name);
+        let reported = cache.adopters.last_report(&key);
         let is_current = |cached: &CachedDeployment| {
             let object = cached.object.as_ref();
             let ttl = if object.is_some() { TTL } else { ABSENT_TTL };
             let version = object.map_or("", |object| &object.resource_version);
             cached.name == name
                 && cached.read_at.elapsed() < ttl
-                && reported.as_ref().is_none_or(|reported| reported == version)
+                && reported
+                    .as_ref()
+                    .is_none_or(|reported| reported.resource_version == version)
         };
         if is_fresh || !self.deployment.as_ref().is_some_and(is_current) {
             let kind = ApiResource::erase::<Deployment>(&());
@@ -211,10 +219,12 @@ impl WorkloadReader {
                 .map_err(read_error("read Deployments"))?;
             drop(permit);
             let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
+            let object = object.map(DeploymentObject::from);
             self.deployment = Some(CachedDeployment {
                 name: name.to_owned(),
                 read_at: Instant::now(),
-                object: object.map(DeploymentObject::from),
+                seen_at: seen_at(object.as_ref(), cache.adopters.last_report(&key)),
+                object,
             });
         }
         Ok(self
@@ -222,6 +232,13 @@ impl WorkloadReader {
             .as_ref()
             .and_then(|cached| cached.object.as_ref()))
     }
+}
+
+/// When the template of a Deployment that was read now was seen first.
+fn seen_at(deployment: Option<&DeploymentObject>, reported: Option<DeploymentReport>) -> Instant {
+    let version = deployment.map(DeploymentObject::template_version);
+    let reported = reported.filter(|reported| Some(&reported.template_version) == version.as_ref());
+    reported.map_or_else(Instant::now, |reported| reported.seen_at)
 }
 
 /// Why a ReplicaSet that was found is not taken over yet.

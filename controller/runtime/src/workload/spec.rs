@@ -7,6 +7,7 @@ use serde_json::{Value, from_value};
 use serin_crds::RolloutSpec;
 use serin_crds::plan::check_template_size;
 use serin_crds::rollout::PodTemplate;
+use tokio::time::Instant;
 
 use super::{DeploymentObject, template_of};
 use crate::cluster_cache::RolloutObject;
@@ -30,21 +31,20 @@ impl TemplateSource {
     /// Identifies the template.
     pub(super) fn version(&self) -> String {
         match self {
-            Self::Deployment(deployment) => {
-                format!("{}/{}", deployment.uid, deployment.generation)
-            }
+            Self::Deployment(deployment) => deployment.template_version(),
             Self::ReplicaSet { uid, .. } => uid.clone(),
             Self::Missing(problem) => problem.clone(),
         }
     }
 }
 
-/// The Rollout with the template and the selector of its Deployment. Its version and its status are
-/// unchanged.
+/// The Rollout with the template and the selector of its Deployment, which was seen at `seen_at`. Its
+/// version and its status are unchanged.
 pub(super) fn resolve_spec(
     rollout: &RolloutObject,
     spec: &RolloutSpec,
     source: &TemplateSource,
+    seen_at: Instant,
 ) -> Arc<RolloutObject> {
     let resolved = match source {
         TemplateSource::Missing(problem) => Err(problem.clone()),
@@ -65,6 +65,7 @@ pub(super) fn resolve_spec(
     Arc::new(RolloutObject {
         spec: resolved,
         template_version: Some(source.version()),
+        seen_at: seen_at.max(rollout.seen_at),
         ..rollout.clone()
     })
 }

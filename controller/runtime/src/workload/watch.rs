@@ -12,7 +12,9 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
+use super::template_version;
 use crate::cluster_cache::{ClusterCache, Key, WatchBackoff};
 use crate::dispatcher::Dispatcher;
 
@@ -40,8 +42,19 @@ impl Default for Adopters {
 struct Index {
     deployments: HashMap<Key, BTreeSet<Key>>,
     rollouts: HashMap<Key, Key>,
-    /// The last reported resourceVersion of a Deployment. Empty if it was deleted.
-    versions: HashMap<Key, String>,
+    /// What was reported last of a Deployment.
+    reports: HashMap<Key, DeploymentReport>,
+}
+
+/// What the watch has reported of a Deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeploymentReport {
+    /// Its resourceVersion. Empty if it was deleted.
+    pub resource_version: String,
+    /// Identifies its template.
+    pub template_version: String,
+    /// When this template was reported first.
+    pub seen_at: Instant,
 }
 
 impl Adopters {
@@ -63,7 +76,7 @@ impl Adopters {
             others.remove(&rollout);
             if others.is_empty() {
                 index.deployments.remove(&before);
-                index.versions.remove(&before);
+                index.reports.remove(&before);
             }
         }
         if let Some(deployment) = deployment {
@@ -80,19 +93,24 @@ impl Adopters {
         rollouts.flatten().cloned().collect()
     }
 
-    /// The last reported resourceVersion of a Deployment; empty if it was deleted. `None` if
-    /// nothing was reported since a Rollout has named it.
-    pub fn version(&self, deployment: &Key) -> Option<String> {
+    /// What was reported last of a Deployment. `None` if nothing was since a Rollout has named it.
+    pub fn last_report(&self, deployment: &Key) -> Option<DeploymentReport> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.versions.get(deployment).cloned()
+        index.reports.get(deployment).cloned()
     }
 
-    /// Records a resourceVersion. Returns the Rollouts that name the Deployment.
-    fn report(&self, deployment: &Key, version: String) -> Vec<Key> {
+    /// Records a report. Returns the Rollouts that name the Deployment.
+    fn record_report(&self, deployment: &Key, mut report: DeploymentReport) -> Vec<Key> {
         let rollouts = self.rollouts_of(deployment);
         if !rollouts.is_empty() {
             let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            index.versions.insert(deployment.clone(), version);
+            let before = index.reports.get(deployment);
+            if let Some(before) = before
+                && before.template_version == report.template_version
+            {
+                report.seen_at = before.seen_at;
+            }
+            index.reports.insert(deployment.clone(), report);
         }
         rollouts
     }
@@ -136,11 +154,46 @@ fn changed(
         object.metadata.namespace.as_deref().unwrap_or_default(),
         object.name_any(),
     );
-    let version = object.metadata.resource_version.clone();
-    let version = version.filter(|_| exists).unwrap_or_default();
-    let rollouts = cache.adopters.report(&key, version);
+    let metadata = &object.metadata;
+    let resource_version = metadata.resource_version.clone().filter(|_| exists);
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let report = DeploymentReport {
+        resource_version: resource_version.unwrap_or_default(),
+        template_version: template_version(uid, metadata.generation.unwrap_or_default()),
+        seen_at: Instant::now(),
+    };
+    let rollouts = cache.adopters.record_report(&key, report);
     for rollout in rollouts {
         let lane = cache.lane(&rollout);
         dispatcher.enqueue(&rollout, lane);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_template_was_seen_when_it_was_reported_first() {
+        let adopters = Adopters::default();
+        let deployment = Key::new("shop", "checkout");
+        let report = |resource_version: &str, generation| DeploymentReport {
+            resource_version: resource_version.to_owned(),
+            template_version: template_version("uid", generation),
+            seen_at: Instant::now(),
+        };
+        adopters.record_report(&deployment, report("1", 1));
+        assert_eq!(adopters.last_report(&deployment), None, "nobody names it");
+        adopters.record(deployment.clone(), Some(deployment.clone()));
+        let first = Instant::now();
+        for (version, generation, seen_at) in [("2", 1, 0), ("3", 1, 0), ("4", 2, 2), ("5", 2, 2)] {
+            adopters.record_report(&deployment, report(version, generation));
+            let last = adopters.last_report(&deployment).unwrap();
+            assert_eq!(last.resource_version, version);
+            assert_eq!(last.seen_at, first + Duration::from_secs(seen_at));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
     }
 }

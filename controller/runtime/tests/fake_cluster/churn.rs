@@ -19,6 +19,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt;
 use serde_json::Value;
+use serin_core::state::DRAINS_LIMIT;
 use serin_crds::RolloutCommand;
 use serin_crds::status::{CHECKPOINT_BYTES, RELEASE_ANALYSIS_BYTES, STATUS_BYTES};
 use serin_fake_cluster::FakeCluster;
@@ -47,6 +48,9 @@ const HISTORY: usize = 2_000;
 const LIVE_ROLLOUTS: usize = ROLLOUTS + ATTACKS.len() + 4;
 /// Objects that the caches may not have seen created or deleted yet.
 const IN_FLIGHT: usize = 20;
+/// ReplicaSets that a Rollout may have at the same time: ten old ones, stable, the canary, and those
+/// that drain.
+const REPLICA_SETS: usize = 10 + 2 + DRAINS_LIMIT;
 /// Writes per minute that the controller may make for one attack besides
 /// [`WRITES_PER_CHANGE`].
 const WRITES_PER_MINUTE: usize = 15;
@@ -143,6 +147,7 @@ impl World {
             if began.elapsed() >= next_count {
                 next_count += COUNT_EVERY;
                 self.expire_events();
+                self.check_replica_sets();
                 self.check_state_sizes();
                 let releases = self.log.lock().unwrap().len();
                 println!(
@@ -224,6 +229,18 @@ impl World {
                     .delete::<Event>(&namespace, &event.name_any())
                     .unwrap();
             }
+        }
+    }
+
+    fn check_replica_sets(&self) {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for set in self.cluster.objects::<ReplicaSet>() {
+            let owner = set.owner_references().first();
+            let owner = owner.map(|owner| owner.name.clone()).unwrap_or_default();
+            *counts.entry(owner).or_default() += 1;
+        }
+        for (owner, count) in counts {
+            assert!(count <= REPLICA_SETS, "{owner} has {count} ReplicaSets");
         }
     }
 

@@ -31,6 +31,20 @@ pub fn unrouted_rollout(name: &str, version: &str, replicas: u32, steps: Value) 
     rollout
 }
 
+/// A Deployment with the template of [`unrouted_rollout`].
+pub fn deployment(name: &str, version: &str, replicas: u32) -> Value {
+    let rollout = unrouted_rollout(name, version, replicas, json!([]));
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": SHOP},
+        "spec": {
+            "replicas": replicas,
+            "selector": rollout["spec"]["selector"],
+            "template": rollout["spec"]["template"],
+        },
+    })
+}
+
 /// A Rollout with an HTTPRoute of the same name.
 pub fn routed_rollout(name: &str, version: &str, replicas: u32, steps: Value) -> Value {
     let mut rollout = unrouted_rollout(name, version, replicas, steps);

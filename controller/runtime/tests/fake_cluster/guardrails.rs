@@ -12,7 +12,7 @@ use crate::fixtures::*;
 use crate::harness::*;
 
 /// A CustomResourceDefinition, so that the cluster serves a kind.
-fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
+pub fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.{group}")},
@@ -23,7 +23,8 @@ fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
     })
 }
 
-fn serve_network_policies(cluster: &FakeCluster) {
+/// Lets the cluster serve NetworkPolicies.
+pub fn serve_network_policies(cluster: &FakeCluster) {
     let kind = definition(
         "networking.k8s.io",
         "v1",
@@ -33,7 +34,8 @@ fn serve_network_policies(cluster: &FakeCluster) {
     apply(cluster, kind);
 }
 
-fn policy(guardrails: Value) -> Value {
+/// A RolloutPolicy with these guardrails.
+pub fn policy(guardrails: Value) -> Value {
     json!({
         "apiVersion": "serin.dev/v1alpha1", "kind": "RolloutPolicy",
         "metadata": {"name": "platform"},
@@ -41,7 +43,8 @@ fn policy(guardrails: Value) -> Value {
     })
 }
 
-fn network_policy() -> Value {
+/// A network policy that denies everything.
+pub fn network_policy() -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": "default-deny", "namespace": SHOP},
@@ -81,7 +84,8 @@ fn codes(cluster: &FakeCluster) -> Vec<HoldCode> {
     holds.iter().map(|hold| hold.code).collect()
 }
 
-async fn wait_for_hold(cluster: &FakeCluster, code: HoldCode) {
+/// Waits until a guardrail holds the Rollout `checkout` with this code.
+pub async fn wait_for_hold(cluster: &FakeCluster, code: HoldCode) {
     let held = cluster
         .wait_until(|cluster| codes(cluster).contains(&code), 5 * MINUTE)
         .await;

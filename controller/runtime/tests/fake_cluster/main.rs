@@ -23,6 +23,7 @@ mod edited_analysis;
 mod faults;
 mod fixtures;
 mod gitops;
+mod guardrail_lists;
 mod guardrails;
 mod harness;
 mod kill_proof;

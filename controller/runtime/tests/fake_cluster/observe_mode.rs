@@ -17,19 +17,6 @@ use crate::harness::*;
 
 const NAME: &str = "checkout";
 
-fn deployment(name: &str, version: &str) -> Value {
-    let rollout = unrouted_rollout(name, version, 3, json!([]));
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": name, "namespace": SHOP},
-        "spec": {
-            "replicas": 3,
-            "selector": rollout["spec"]["selector"],
-            "template": rollout["spec"]["template"],
-        },
-    })
-}
-
 /// A Rollout that observes the Deployment.
 fn observing() -> Value {
     json!({
@@ -47,7 +34,7 @@ fn observing() -> Value {
 /// A cluster with a Deployment whose new pods take a minute to become ready.
 async fn cluster_with_deployment(seed: u64) -> FakeCluster {
     let cluster = FakeCluster::new(seed);
-    apply(&cluster, deployment(NAME, "v1"));
+    apply(&cluster, deployment(NAME, "v1", 3));
     cluster.sleep(MINUTE).await;
     let slow = PodBehavior::Ready(MINUTE);
     cluster.set_pod_behavior("app=checkout", slow).unwrap();
@@ -175,7 +162,7 @@ async fn a_rolling_update_that_serin_would_have_rolled_back_is_reported() {
 async fn the_services_of_another_controller_tell_the_revisions_apart() {
     let cluster = cluster_with_deployment(303).await;
     // As Flagger: the pods of a second Deployment serve, and those of the first are the canary.
-    let mut primary = deployment("checkout-primary", "v1");
+    let mut primary = deployment("checkout-primary", "v1", 3);
     primary["spec"]["replicas"] = json!(4);
     apply(&cluster, primary);
     for name in ["checkout-primary", NAME] {

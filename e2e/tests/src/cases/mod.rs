@@ -61,8 +61,11 @@ pub enum Isolation {
     /// It uses the shared controller. Other cases run at the same time, each in its own namespace,
     /// so the case must not depend on the speed of an idle machine.
     Shared,
+    /// It uses the shared controller and has a load of hundreds of requests per second. Another such
+    /// case runs at the same time.
+    UnderLoad,
     /// It uses the shared controller, and no other case runs at the same time, because it measures
-    /// times or loads the machine.
+    /// times or restarts the gateway.
     Exclusive,
     /// It starts its own controllers, which manage its namespace only. Other such cases run at the
     /// same time, and no shared controller.
@@ -139,17 +142,17 @@ cases! {
     Shared: guardrail_images::a_tag_that_moves_during_a_release_holds_it_and_is_named,
     Shared: guardrail_exceptions::an_exception_from_guardrails_needs_the_verb_except,
     Shared: guardrail_kinds::guardrails_name_what_pod_security_refuses_without_a_label_for_warnings,
-    Exclusive: blue_green::switches_of_the_service_and_back_lose_no_request,
-    Exclusive: blue_green::switches_of_the_route_and_back_lose_no_request,
-    Exclusive: blue_green::the_strategy_of_a_live_rollout_changes_without_loss,
-    Exclusive: traffic_split::verified_weights_are_those_of_the_traffic_up_and_down,
-    Exclusive: traffic_split::an_abort_whose_canary_pods_are_deleted_at_once_loses_nothing,
-    Exclusive: traffic_split::no_request_reaches_a_canary_before_its_endpoints_exist,
+    UnderLoad: blue_green::switches_of_the_service_and_back_lose_no_request,
+    UnderLoad: blue_green::switches_of_the_route_and_back_lose_no_request,
+    UnderLoad: blue_green::the_strategy_of_a_live_rollout_changes_without_loss,
+    UnderLoad: traffic_split::verified_weights_are_those_of_the_traffic_up_and_down,
+    UnderLoad: traffic_split::an_abort_whose_canary_pods_are_deleted_at_once_loses_nothing,
+    UnderLoad: traffic_split::no_request_reaches_a_canary_before_its_endpoints_exist,
+    UnderLoad: header_routes::requests_with_the_header_reach_the_canary_alone,
+    UnderLoad: header_routes::an_abort_gives_requests_with_the_header_back_without_loss,
+    UnderLoad: header_routes::mirrored_requests_never_change_what_clients_get,
+    UnderLoad: complete_releases::five_releases_under_load_end_as_expected,
     Exclusive: traffic_split::a_gateway_restarted_during_a_release_keeps_the_weights,
-    Exclusive: header_routes::requests_with_the_header_reach_the_canary_alone,
-    Exclusive: header_routes::an_abort_gives_requests_with_the_header_back_without_loss,
-    Exclusive: header_routes::mirrored_requests_never_change_what_clients_get,
-    Exclusive: complete_releases::five_releases_under_load_end_as_expected,
     Exclusive: policy_edits::one_edit_of_guardrails_reaches_fifty_rollouts_without_a_burst,
     Exclusive: example_manifests::every_example_manifest_is_accepted,
     OwnControllers: outages::a_controller_killed_at_random_moments_completes_releases,

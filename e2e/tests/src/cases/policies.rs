@@ -23,8 +23,6 @@ use crate::shop::{Shop, eventually, is_aborted, is_stable, stop_and_ensure_no_lo
 
 const LOAD_PER_SECOND: u32 = 300;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Longer than the controller shares a list of objects that guardrails look at.
-const LISTS_ARE_SHARED_FOR: Duration = Duration::from_secs(6);
 
 // ---- A short Rollout under the policies that the project ships ----
 
@@ -207,8 +205,6 @@ async fn check_short_rollout(env: &Env, shop: &Shop) -> Result<()> {
     network_policies
         .delete("shop", &DeleteParams::default())
         .await?;
-    // A list that the controller has read before is used for this time, which nothing reports.
-    tokio::time::sleep(LISTS_ARE_SHARED_FOR).await;
     let deployments: Api<Deployment> = shop.api();
     let fourth = service_objects(&SampleRelease::good("v4"));
     deployments

@@ -9,12 +9,14 @@ mod calico_selector;
 mod cilium;
 mod kubernetes;
 
+use std::cell::Cell;
+
 use serde_json::Value;
 use serin_core::hold::HoldCode;
 use serin_crds::guardrails::NetworkPolicyGuardrail;
 
 use crate::evaluation::Report;
-use crate::facts::{Facts, NamespaceFacts, Source};
+use crate::facts::{Facts, NamespaceFacts, Source, Unknown};
 use crate::template::Template;
 
 /// What a policy does in one direction.
@@ -44,11 +46,14 @@ struct Policy {
 }
 
 /// What a selector of a policy may look at.
-#[derive(Clone, Copy)]
 struct Subject<'a> {
     template: Template<'a>,
+    /// Empty if it is not known.
     namespace_name: &'a str,
-    namespace: &'a NamespaceFacts,
+    /// `None` if it is not known. Only the selectors of some policies need its labels.
+    namespace: Option<&'a NamespaceFacts>,
+    /// Whether a selector has looked at something of the namespace that is not known.
+    needs_namespace: Cell<bool>,
 }
 
 impl<'a> Subject<'a> {
@@ -56,12 +61,23 @@ impl<'a> Subject<'a> {
         self.template.label(key)
     }
 
+    fn namespace_name(&self) -> Option<&'a str> {
+        if self.namespace_name.is_empty() {
+            self.needs_namespace.set(true);
+        }
+        Some(self.namespace_name)
+    }
+
     fn namespace_label(&self, key: &str) -> Option<&'a str> {
         // The API server sets it on every namespace.
         if key == "kubernetes.io/metadata.name" {
-            return Some(self.namespace_name);
+            return self.namespace_name();
         }
-        self.namespace.labels.get(key).map(String::as_str)
+        let Some(namespace) = self.namespace else {
+            self.needs_namespace.set(true);
+            return None;
+        };
+        namespace.labels.get(key).map(String::as_str)
     }
 }
 
@@ -99,12 +115,11 @@ const KINDS: [(Source, &str, Read); 7] = [
 ];
 
 pub(super) fn check(options: &NetworkPolicyGuardrail, facts: &Facts, report: &mut Report) {
-    let unlabeled = NamespaceFacts::default();
     let subject = Subject {
         template: Template(&facts.template),
         namespace_name: &facts.namespace_name,
-        // Only the selectors of some policies need the labels of the namespace.
-        namespace: facts.namespace.known().unwrap_or(&unlabeled),
+        namespace: facts.namespace.known().ok(),
+        needs_namespace: Cell::new(false),
     };
     let mut policies = Vec::new();
     let mut unknown = Vec::new();
@@ -146,6 +161,10 @@ pub(super) fn check(options: &NetworkPolicyGuardrail, facts: &Facts, report: &mu
     // manifests that were given are known.
     if let Some((what, why)) = unknown.first() {
         return report.unknown(what, why);
+    }
+    if subject.needs_namespace.get() {
+        let why = facts.namespace.known().err();
+        return report.unknown("Namespace", &why.unwrap_or(Unknown::NotAsked));
     }
     for (object, problem, fix) in problems {
         report.add(HoldCode::NetworkPolicyMissing, object, problem, fix);

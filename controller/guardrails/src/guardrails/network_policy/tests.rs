@@ -192,3 +192,19 @@ fn a_kind_that_cannot_be_read_is_no_pass_if_it_matters() {
     let protected = with(facts(), Source::NetworkPolicies, closed);
     assert!(forbidden(protected).is_empty(), "another policy suffices");
 }
+
+#[test]
+fn a_policy_by_labels_of_a_namespace_that_is_not_known_is_no_pass_and_no_violation() {
+    let subject = json!({"namespaces": {"matchLabels": {"env": "prod"}}});
+    let deny = json!([{"action": "Deny", "from": [{"namespaces": {}}]}]);
+    let baseline = policy(json!({"subject": subject, "ingress": deny}));
+    let mut facts = with(facts(), Source::BaselineAdminPolicies, json!([baseline]));
+    facts.namespace = Fact::Forbidden("list namespaces".to_owned());
+    let found = findings(NetworkPolicy, json!({}), &facts);
+    assert_eq!(found[0].code, HoldCode::GuardrailUnknown);
+    assert!(found[0].problem.contains("list namespaces"), "{found:?}");
+    // A policy that needs no label suffices.
+    let closed = json!([policy(json!({"podSelector": {}}))]);
+    let protected = with(facts, Source::NetworkPolicies, closed);
+    assert!(codes(NetworkPolicy, json!({}), &protected).is_empty());
+}

@@ -8,6 +8,7 @@ mod checks;
 mod credentials;
 mod dispersion;
 mod holds;
+mod idle_placebo;
 mod latency_guard;
 mod lifecycle;
 mod restarts;
@@ -296,10 +297,20 @@ async fn resume_at(
     request: &AnalysisRequest,
     seconds: i64,
 ) -> RunningManager {
-    let resume_from = Some(checkpoint_with_traffic(prometheus, request).await);
+    let begun = checkpoint_with_traffic(prometheus, request).await;
+    resume(prometheus, request, &begun, seconds)
+}
+
+/// A controller that continues from a checkpoint at this second.
+fn resume(
+    prometheus: &ScriptedPrometheus,
+    request: &AnalysisRequest,
+    from: &AnalysisStatus,
+    seconds: i64,
+) -> RunningManager {
     let running = start_manager(prometheus, at(seconds));
     running.manager.start_or_update(AnalysisRequest {
-        resume_from,
+        resume_from: Some(from.clone()),
         ..request.clone()
     });
     running

@@ -13,21 +13,16 @@ async fn a_restart_does_not_change_the_evidence() {
     })
     .await;
     let begun = checkpoint_with_traffic(&prometheus, &request()).await;
-    let resumed = async |from: &AnalysisStatus, seconds: i64| {
-        let running = start_manager(&prometheus, at(seconds));
-        running.manager.start_or_update(AnalysisRequest {
-            resume_from: Some(from.clone()),
-            ..request()
-        });
-        running.wait_for_evidence_until(seconds - 1).await
-    };
-    let straight = resumed(&begun, 120).await;
-    let mut restarted = begun.clone();
-    for seconds in [17, 18, 44, 71, 119, 120] {
-        restarted = resumed(&restarted, seconds).await;
+    let resumed =
+        |from: &AnalysisStatus, seconds: i64| resume(&prometheus, &request(), from, seconds);
+    let mut checkpoint = begun.clone();
+    for seconds in [17, 18, 44, 71, 119] {
+        checkpoint = resumed(&checkpoint, seconds)
+            .wait_for_evidence_until(seconds - 1)
+            .await;
     }
-    // Both processes have read the last sample.
-    assert_eq!(round_at(Some(&straight)), round_at(Some(&restarted)));
+    let (straight, restarted) = (resumed(&begun, 120), resumed(&checkpoint, 120));
+    let (straight, restarted) = same_round(&straight, &restarted, 119).await;
     assert_eq!(objective(&straight), objective(&restarted));
     assert!(objective(&straight)["evidence"]["ticks"].as_u64().unwrap() >= 119);
 }
@@ -112,14 +107,8 @@ async fn restarts_do_not_change_the_evidence_of_many_sources() {
         ..request()
     };
     let begun = checkpoint_with_traffic(&prometheus, &request).await;
-    let resumed = |from: &AnalysisStatus, seconds: i64| {
-        let running = start_manager(&prometheus, at(seconds));
-        running.manager.start_or_update(AnalysisRequest {
-            resume_from: Some(from.clone()),
-            ..request.clone()
-        });
-        running
-    };
+    let resumed =
+        |from: &AnalysisStatus, seconds: i64| resume(&prometheus, &request, from, seconds);
     let mut checkpoint = begun.clone();
     for seconds in [13, 40, 41, 90, 118] {
         checkpoint = resumed(&checkpoint, seconds)

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(super) enum Mode {
     #[default]
     Normal,
     Hangs,
+    /// Only aggregation queries hang, which read long histories.
+    HangsOnHistory,
     Warns,
     Refuses,
     NotANumber,
@@ -36,7 +39,24 @@ struct ScriptState {
     service: Vec<(&'static str, f64)>,
     values: HashMap<String, Vec<f64>>,
     queried_at_ms: Vec<i64>,
+    aggregated_ms: Vec<i64>,
     token: Option<String>,
+}
+
+/// A request that hangs, until its client gives up.
+struct HangingRequest(Arc<AtomicUsize>);
+
+impl HangingRequest {
+    fn new(hanging: &Arc<AtomicUsize>) -> Self {
+        hanging.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(hanging))
+    }
+}
+
+impl Drop for HangingRequest {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The scripted server.
@@ -44,6 +64,7 @@ struct ScriptState {
 pub(super) struct ScriptedPrometheus {
     state: Arc<Mutex<ScriptState>>,
     clock: Arc<Mutex<Clock>>,
+    hanging: Arc<AtomicUsize>,
     pub url: String,
 }
 
@@ -68,6 +89,7 @@ impl ScriptedPrometheus {
         let prometheus = Self {
             state: Arc::default(),
             clock: Arc::new(Mutex::new(clock)),
+            hanging: Arc::default(),
             url,
         };
         let router = Router::new()
@@ -112,9 +134,21 @@ impl ScriptedPrometheus {
         self.state.lock().unwrap().queried_at_ms.clone()
     }
 
+    /// The time ranges of the aggregation queries so far, in milliseconds.
+    pub(super) fn aggregated_ms(&self) -> Vec<i64> {
+        self.state.lock().unwrap().aggregated_ms.clone()
+    }
+
+    /// Number of requests that hang at the moment.
+    pub(super) fn hanging(&self) -> usize {
+        self.hanging.load(Ordering::SeqCst)
+    }
+
     fn matrix(&self, query: &str, at_ms: i64) -> Option<Vec<Value>> {
         if let Some(sums) = AggregationQuery::parse(query) {
-            return Some(sums.answer(&self.state.lock().unwrap().series, at_ms));
+            let mut state = self.state.lock().unwrap();
+            state.aggregated_ms.push(sums.range_ms);
+            return Some(sums.answer(&state.series, at_ms));
         }
         let Ok(Expr::MatrixSelector(matrix)) = parser::parse(query) else {
             return None;
@@ -194,12 +228,9 @@ impl AggregationQuery {
         let last = |series: &Series, at_ms: i64| {
             let before = series
                 .samples
-                .iter()
-                .rev()
-                .find(|(sample_ms, _)| *sample_ms <= at_ms);
-            before
-                .copied()
-                .filter(|(sample_ms, _)| *sample_ms > at_ms - 300_000)
+                .partition_point(|(sample_ms, _)| *sample_ms <= at_ms);
+            let last = series.samples[..before].last().copied();
+            last.filter(|(sample_ms, _)| *sample_ms > at_ms - 300_000)
         };
         let selected = series
             .iter()
@@ -295,7 +326,9 @@ async fn answer(
     let uri: Uri = format!("http://prometheus/?{body}").parse().unwrap();
     let Query(form) = Query::<HashMap<String, String>>::try_from_uri(&uri).unwrap();
     let mode = prometheus.state.lock().unwrap().mode;
-    if mode == Mode::Hangs {
+    let is_history = || AggregationQuery::parse(&form["query"]).is_some();
+    if mode == Mode::Hangs || (mode == Mode::HangsOnHistory && is_history()) {
+        let _request = HangingRequest::new(&prometheus.hanging);
         pending::<()>().await;
     }
     if mode == Mode::Refuses {

@@ -24,16 +24,9 @@ mod take_over;
 const REPLICAS: u32 = 3;
 
 fn deployment(version: &str) -> Value {
-    let rollout = unrouted_rollout("checkout", version, REPLICAS, json!([]));
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "checkout", "namespace": SHOP, "labels": {"team": "shop"}},
-        "spec": {
-            "replicas": REPLICAS,
-            "selector": rollout["spec"]["selector"],
-            "template": rollout["spec"]["template"],
-        },
-    })
+    let mut deployment = crate::fixtures::deployment("checkout", version, REPLICAS);
+    deployment["metadata"]["labels"] = json!({"team": "shop"});
+    deployment
 }
 
 /// A Rollout that refers to the Deployment.
