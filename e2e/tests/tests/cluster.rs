@@ -42,7 +42,7 @@ fn timeout() -> Duration {
 /// Number of shared cases that run in parallel. Defaults to this unless `--test-threads` is set.
 /// Cases mostly wait for pods, pauses and scrapes, but their load would overload two cores if more
 /// of them ran.
-const PARALLEL_CASES: usize = 4;
+const PARALLEL_CASES: usize = 3;
 /// The same for cases with controllers or a load of their own.
 const PARALLEL_CASES_UNDER_LOAD: usize = 2;
 

@@ -145,7 +145,7 @@ pub(super) async fn run(
         snapshot,
         now,
     };
-    reconcile.decide_and_apply(state, target, local).await
+    Box::pin(reconcile.decide_and_apply(state, target, local)).await
 }
 
 struct Reconcile<'a> {

@@ -19,7 +19,7 @@ pub(super) fn read_global(object: &Value, subject: &Subject<'_>) -> Vec<Policy> 
         .unwrap_or_default();
     let is_of_namespace = selector.is_empty()
         || selects(selector, |key| match key {
-            "projectcalico.org/name" => subject.namespace_name(),
+            "projectcalico.org/name" => Some(subject.namespace_name()),
             _ => subject.namespace_label(key),
         });
     vec![policy(
@@ -34,7 +34,7 @@ fn policy(kind: &str, object: &Value, subject: &Subject<'_>, is_of_namespace: bo
     let spec = &object["spec"];
     let selector = spec["selector"].as_str().unwrap_or_default().trim();
     let label = |key: &str| match key {
-        NAMESPACE_LABEL => subject.namespace_name(),
+        NAMESPACE_LABEL => Some(subject.namespace_name()),
         _ => subject.pod_label(key),
     };
     let selects_all = selector.is_empty() || selector == "all()";

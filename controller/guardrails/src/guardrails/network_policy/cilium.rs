@@ -33,7 +33,7 @@ fn policy(kind: &str, object: &Value, spec: &Value, subject: &Subject<'_>) -> Po
     let selector = without_prefixes(&spec["endpointSelector"]);
     let label = |key: &str| {
         if key == NAMESPACE_LABEL {
-            return subject.namespace_name();
+            return Some(subject.namespace_name());
         }
         match key.strip_prefix(NAMESPACE_LABELS) {
             Some(key) => subject.namespace_label(key),

@@ -61,17 +61,17 @@ impl<'a> Subject<'a> {
         self.template.label(key)
     }
 
-    fn namespace_name(&self) -> Option<&'a str> {
+    fn namespace_name(&self) -> &'a str {
         if self.namespace_name.is_empty() {
             self.needs_namespace.set(true);
         }
-        Some(self.namespace_name)
+        self.namespace_name
     }
 
     fn namespace_label(&self, key: &str) -> Option<&'a str> {
         // The API server sets it on every namespace.
         if key == "kubernetes.io/metadata.name" {
-            return self.namespace_name();
+            return Some(self.namespace_name());
         }
         let Some(namespace) = self.namespace else {
             self.needs_namespace.set(true);
