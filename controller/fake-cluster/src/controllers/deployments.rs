@@ -10,7 +10,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::schedule::Controller;
-use super::{ControllerContext, DelayedWork, is_controlled_by, is_terminating, list};
+use super::{
+    ControllerContext, DelayedWork, controller_of, is_controlled_by, is_terminating, list,
+};
 use crate::api::{ObjectKey, ObjectPart, ObjectStore, Selector, metadata_str};
 
 /// The label by which the ReplicaSets of a Deployment distinguish their pods.
@@ -85,9 +87,8 @@ fn claim_sets(context: &mut ControllerContext<'_>, key: &ObjectKey, deployment: 
     let selector = Selector::from_labels(&deployment["spec"]["selector"]["matchLabels"]);
     for (set_key, set) in context.all("replicasets.apps") {
         let owners = list(&set, "/metadata/ownerReferences");
-        let has_controller = owners.iter().any(|owner| owner["controller"] == true);
         let is_claimed = set_key.namespace == key.namespace
-            && !has_controller
+            && controller_of(&set).is_none()
             && selector.matches(&set)
             && !is_terminating(&set);
         if is_claimed {

@@ -221,11 +221,15 @@ impl<K: Hash + Eq> DelayedWork<K> {
     }
 }
 
-/// Whether the object with this UID is the controller owner of an object.
+/// The reference to the controller of an object. There is at most one.
+fn controller_of(object: &Value) -> Option<&Value> {
+    let mut owners = list(object, "/metadata/ownerReferences").iter();
+    owners.find(|owner| owner["controller"] == true)
+}
+
+/// Whether the object with this UID is the controller of an object.
 fn is_controlled_by(object: &Value, uid: &str) -> bool {
-    list(object, "/metadata/ownerReferences")
-        .iter()
-        .any(|owner| owner["controller"] == true && owner["uid"] == uid)
+    controller_of(object).is_some_and(|owner| owner["uid"] == uid)
 }
 
 /// Whether an object has a deletion timestamp.

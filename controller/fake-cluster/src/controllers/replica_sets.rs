@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::schedule::Controller;
-use super::{ControllerContext, DelayedWork, is_terminating, list, pod_is_ready};
+use super::{ControllerContext, DelayedWork, controller_of, is_terminating, list, pod_is_ready};
 use crate::api::{DeleteOptions, ObjectKey, ObjectStore, Selector, metadata_str};
 
 const RESOURCE: &str = "replicasets.apps";
@@ -106,12 +106,6 @@ impl ReplicaSetController {
             }
         }
     }
-}
-
-/// The reference to the controller of an object.
-fn controller_of(object: &Value) -> Option<&Value> {
-    let mut owners = list(object, "/metadata/ownerReferences").iter();
-    owners.find(|owner| owner["controller"] == true)
 }
 
 fn new_pod(set: &Value) -> Value {
